@@ -1,0 +1,196 @@
+"""
+What a stream needs to hold a conversation with an application: its surroundings, and a way to wait.
+
+A *stream* is one request and its response, or one WebSocket. HTTPStream and WebSocketStream keep the
+application's side of it (scope, receive, send); below them stand an HTTP connection, which knows the wire, and
+a StreamTransport, which keeps the socket.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from daphne_like.asgi.forwarded import TrustedPeers
+from daphne_like.http.events import DataReceived
+from daphne_like.http.h1 import H1Connection
+from daphne_like.http.identity import Identity
+from daphne_like.http.limits import Limits
+from daphne_like.logs import AccessLog
+from daphne_like.settings import Settings
+from daphne_like.typing import Address, ASGIApplication, ServerAddress
+
+__all__ = ["NEVER", "ServerContext", "Stream", "StreamTransport", "Timed", "Wakeup"]
+
+NEVER = float("inf")
+
+
+class Timed(Protocol):
+    """Something with a deadline, which a coarse clock looks at about once a second."""
+
+    deadline: float
+
+    def deadline_passed(self, now: float) -> None:
+        """Act, and set the next deadline (NEVER for none)."""
+
+
+class Stream(Protocol):
+    """
+    What the keeper of the socket asks of a stream.
+
+    Attributes:
+        wants_data: False while the socket should be paused for this stream.
+        task: runs the application.
+        described: which one it is, for the log.
+    """
+
+    stream_id: int
+    task: asyncio.Task[None] | None
+
+    @property
+    def wants_data(self) -> bool: ...
+
+    @property
+    def described(self) -> dict[str, Any]: ...
+
+    async def run(self) -> None:
+        """Call the application, and see to it that the stream ends with it."""
+
+    def client_left(self) -> None:
+        """The socket is gone: nothing can be sent any more."""
+
+    def client_silent(self) -> None:
+        """The client will send nothing more; it may still read."""
+
+    def handle_data(self, event: DataReceived) -> None:
+        """Take what came for this stream."""
+
+    def refused(self, status: int) -> None:
+        """The request proved malformed, and the connection answers it with *status*: the rest is off."""
+
+    def writable(self) -> None:
+        """The socket takes data again."""
+
+    def shutdown(self) -> None:
+        """The server stops: a WebSocket says goodbye, a response goes on."""
+
+
+class StreamTransport(Protocol):
+    """
+    The socket, as its streams see it.
+
+    Attributes:
+        connection: the HTTP spoken on it. A stream writes there and calls flush() or flush_soon() here.
+        context: of the server.
+        client: the peer, None for a Unix socket's; server: our own end.
+        scheme: "http" or "https".
+        tls: the scope's "tls" extension on TLS, else None.
+        lost: nothing can be written any more.
+        blocked: more waits to be written than the high-water mark allows.
+    """
+
+    connection: H1Connection
+    context: "ServerContext"
+    client: Address | None
+    server: ServerAddress | None
+    scheme: str
+    tls: dict[str, Any] | None
+    lost: bool
+
+    @property
+    def blocked(self) -> bool: ...
+
+    def flush(self) -> None:
+        """Write what the connection has, now."""
+
+    def flush_soon(self) -> None:
+        """Write what the connection has at the end of this turn of the event loop."""
+
+    async def drained(self) -> None:
+        """Wait until not `blocked`; raises ClientDisconnected when the socket is lost meanwhile."""
+
+    def receive_more(self) -> None:
+        """A stream has room for data again."""
+
+    def response_ended(self) -> None:
+        """The stream's response is complete: go on with the next request, or close."""
+
+    def upgraded(self) -> None:
+        """The connection has become this stream's alone: octets go to octets_received() from now on."""
+
+    def close(self, *, linger: bool) -> None:
+        """End the connection when all is written; *linger* where the client may still be sending."""
+
+    def reset(self, reason: str) -> None:
+        """Cut the connection: what was sent so far must not look like a whole response."""
+
+
+@dataclass(slots=True, eq=False)
+class ServerContext:
+    """
+    What all streams of a server share.
+
+    Attributes:
+        application: ASGI 3.
+        clock: seconds, monotonic; exact.
+        spawn: starts a coroutine as a task.
+        watch, unwatch: have the coarse clock look at a deadline, or stop that.
+        state: what the application's lifespan has left for its requests; None where it has no lifespan.
+        running: the streams whose application has not ended; requests: how many of them are HTTP.
+        idle: called when the last of `running` has ended.
+        draining: the server is stopping.
+    """
+
+    application: ASGIApplication
+    settings: Settings
+    clock: Callable[[], float]
+    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    watch: Callable[[Timed], None]
+    unwatch: Callable[[Timed], None]
+    limits: Limits
+    identity: Identity
+    access_log: AccessLog
+    trusted: TrustedPeers
+    state: dict[str, Any] | None = None
+    running: set[Stream] = field(default_factory=set)
+    requests: int = 0
+    idle: Callable[[], None] | None = None
+    draining: bool = False
+    warned_of_proxy: bool = False
+
+    def ended(self, stream: Stream) -> None:
+        """The application of *stream* has returned."""
+        self.running.discard(stream)
+        if self.idle is not None and not self.running:
+            self.idle()
+
+
+class Wakeup:
+    """
+    Lets coroutines wait until something may have changed.
+
+    Several may wait at once, and each may be cancelled without the others noticing: a future is never shared.
+    """
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+    async def wait(self) -> None:
+        """Wait for the next wake(). The caller looks again at what it waited for."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = [waiter]
+        else:
+            self._waiters.append(waiter)
+        await waiter
+
+    def wake(self) -> None:
+        """End all wait()s."""
+        if self._waiters is not None:
+            waiters = self._waiters
+            self._waiters = None
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)

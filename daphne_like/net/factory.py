@@ -1,0 +1,77 @@
+"""Builds the protocol for each connection, and knows how many there are."""
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IAddress, IProtocolFactory
+from zope.interface import implementer
+
+from daphne_like.asgi.stream import ServerContext
+from daphne_like.net.protocol import ProxiedServerProtocol, ServerProtocol
+from daphne_like.net.tls import TLSCertificate
+from daphne_like.typing import ServerAddress
+
+__all__ = ["ServerFactory"]
+
+# Our own addresses are few; a server behind many is no reason to keep all of them.
+_MAX_SHARED = 64
+
+
+@implementer(IProtocolFactory)
+class ServerFactory:
+    """
+    Args:
+        context: of the server.
+        call_soon: the event loop's.
+        on_lost: called when a connection is gone.
+        certificate: of connections with the loop's own TLS.
+
+    Attributes:
+        connections: the open ones.
+    """
+
+    noisy = False  # Twisted: no log line at each start and stop
+
+    def __init__(
+        self,
+        context: ServerContext,
+        call_soon: Callable[[Callable[[], None]], Any],
+        on_lost: Callable[[], None],
+        certificate: TLSCertificate | None = None,
+    ) -> None:
+        self._context = context
+        self._protocol = ProxiedServerProtocol if context.settings.proxy_protocol else ServerProtocol
+        self._addresses: dict[ServerAddress, ServerAddress] = {}
+        self._on_lost = on_lost
+        self.call_soon = call_soon
+        self.certificate = certificate
+        self.connections: set[ServerProtocol] = set()
+
+    def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:
+        protocol = self._protocol(self._context, self)
+        self.connections.add(protocol)
+        return protocol
+
+    def doStart(self) -> None:
+        """Twisted: a port begins to use the factory."""
+
+    def doStop(self) -> None:
+        """Twisted: a port uses the factory no more."""
+
+    @property
+    def is_full(self) -> bool:
+        """There are more connections than --max-connections allows, the newest counted."""
+        limit = self._context.settings.max_connections
+        return bool(limit) and len(self.connections) > limit
+
+    def connection_lost(self, protocol: ServerProtocol) -> None:
+        """*protocol* is gone."""
+        self.connections.discard(protocol)
+        self._on_lost()
+
+    def shared_address(self, host: str, port: int) -> ServerAddress:
+        """One and the same tuple for the same address of ours: thousands of connections have it."""
+        address = (host, port)
+        if len(self._addresses) < _MAX_SHARED:
+            return self._addresses.setdefault(address, address)
+        return self._addresses.get(address, address)

@@ -1,0 +1,511 @@
+"""
+ServerProtocol: one class for every socket.
+
+Bytes from the socket go through an HTTP connection to streams in one call stack, without a queue in between;
+what streams write is collected in the connection and leaves in one write per turn of the event loop (`flush`).
+
+Three things are regulated here, because only here all of it is known:
+
+* Reading. The socket is paused while the stream has no room, or while too much waits behind it.
+* Writing. The transport pauses us when the kernel takes no more; then bytes wait in the connection, and a
+  stream that has more than the high-water mark there waits in drained().
+* Time. `deadline` is the earliest moment at which something could be late; deadline_passed() finds out what:
+  a head, an idle connection, a body, a client that does not read, or a close that lingers.
+
+Twisted calls the methods in camelCase.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from daphne_like import logs
+from daphne_like.asgi.http import HTTPStream
+from daphne_like.asgi.scope import http_scope, websocket_scope
+from daphne_like.asgi.stream import NEVER, ServerContext, Stream, Wakeup
+from daphne_like.asgi.websocket import WebSocketStream
+from daphne_like.errors import ClientDisconnected, RemoteProtocolError
+from daphne_like.http.events import DataReceived, Event, RequestReceived
+from daphne_like.http.h1 import H1Connection
+from daphne_like.net.proxy_protocol import ProxyHeaderParser
+from daphne_like.net.tls import tls_extension
+from daphne_like.typing import Address, Headers, ServerAddress
+from daphne_like.websocket import handshake
+
+__all__ = ["ProxiedServerProtocol", "ServerProtocol"]
+
+log = logging.getLogger(logs.PROTOCOL)
+
+# After an answer that the client may not expect, its data is read and dropped for so long before the socket
+# closes: "a server typically [...] closes only the write side [...], then continues to read" -- RFC 9112 §9.6.
+LINGER = 5.0
+
+# Pieces are joined for one write up to here; beyond, copying costs more than writing them in a row.
+JOIN_LIMIT = 128 * 1024
+
+RETRY_AFTER = b"1"
+
+# How the end goes: _CLOSES and _CLOSES_GENTLY once all is written, _LINGERS after that, _GONE.
+_NOT, _CLOSES, _CLOSES_GENTLY, _LINGERS, _GONE = range(5)
+
+
+@implementer(IProtocol, IHalfCloseableProtocol, IPushProducer)
+class ServerProtocol:
+    """
+    Args:
+        context: of the server.
+        factory: counts connections; told when this one is lost.
+
+    Attributes: as in asgi.stream.StreamTransport.
+    """
+
+    __slots__ = (
+        "_ending",
+        "_factory",
+        "_flush_scheduled",
+        "_in_head",
+        "_read_paused",
+        "_stream",
+        "_tunnel",
+        "_unsent",
+        "_wakeup",
+        "_write_paused",
+        "client",
+        "connection",
+        "context",
+        "deadline",
+        "lost",
+        "scheme",
+        "server",
+        "tls",
+        "transport",
+    )
+
+    def __init__(self, context: ServerContext, factory: Any) -> None:
+        self.context = context
+        self._factory = factory
+        self.connection = H1Connection(context.limits, context.identity)
+        self.transport: Any = None
+        self.client: Address | None = None
+        self.server: ServerAddress | None = None
+        self.scheme = "http"
+        self.tls: dict[str, Any] | None = None
+        self.lost = False
+        self.deadline = NEVER
+        self._stream: Stream | None = None
+        self._tunnel: WebSocketStream | None = None
+        self._wakeup: Wakeup | None = None
+        self._read_paused = self._write_paused = False
+        self._flush_scheduled = False
+        self._in_head = False
+        self._ending = _NOT
+        self._unsent = 0  # what the transport held when we last looked whether a client reads
+
+    # ---- called by Twisted, or the adapter of a loop's transport
+
+    def makeConnection(self, transport: Any) -> None:
+        self.transport = transport
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        """Find out who is there, and wait for the first head."""
+        transport = self.transport
+        transport.registerProducer(self, True)
+        peer = transport.getPeer()
+        host = transport.getHost()
+        if isinstance(host, UNIXAddress):
+            name = host.name
+            path = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
+            self.server = (path, None) if path else None
+        else:
+            self.client = (peer.host, peer.port)
+            self.server = self._factory.shared_address(host.host, host.port)
+        ssl_object = getattr(transport, "ssl_object", None)
+        if ssl_object is not None:
+            self.scheme = "https"
+            self.tls = tls_extension(ssl_object, self._factory.certificate)
+        elif hasattr(transport, "getPeerCertificate"):  # Twisted's own TLS, from an endpoint string
+            self.scheme = "https"
+            self.tls = {}
+        context = self.context
+        context.watch(self)
+        self.deadline = context.clock() + (context.settings.header_timeout or NEVER)
+        if self._factory.is_full:
+            log.warning("refused a connection: --max-connections reached", extra={"client": self.client})
+            self._answer_briefly(503, b"Too many connections\n", [(b"retry-after", RETRY_AFTER)])
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the socket."""
+        tunnel = self._tunnel
+        if tunnel is not None:
+            tunnel.octets_received(data)
+            if not tunnel.wants_data and not self._read_paused:
+                self._pause_reading()
+            return
+        if self._ending:
+            return
+        connection = self.connection
+        try:
+            connection.receive_data(data)
+            events = connection.events_received()
+        except RemoteProtocolError as error:
+            self._refuse(error)
+            return
+        if events:
+            self._dispatch(events)
+        elif connection.reads_head and not self._in_head and not connection.is_idle:
+            self._in_head = True
+            self.deadline = self.context.clock() + (self.context.settings.header_timeout or NEVER)
+        stream = self._stream
+        if stream is not None and not self._read_paused:
+            if not stream.wants_data or connection.held > self.context.settings.receive_buffer_size:
+                self._pause_reading()
+
+    def readConnectionLost(self) -> None:
+        """The client has closed its side: most likely it is gone, but it may still read."""
+        if self._ending:
+            if self._ending == _LINGERS:
+                self.transport.loseConnection()
+            return
+        stream = self._stream
+        try:
+            self.connection.receive_eof()
+            events = self.connection.events_received()
+        except RemoteProtocolError as error:
+            self._refuse(error)
+            return
+        if events:  # it broke off within a body
+            self.reset("the client closed within a request body")
+        elif stream is None:
+            self.close(linger=False)
+        else:
+            stream.client_silent()
+
+    def writeConnectionLost(self) -> None:
+        """Our side is closed, as we wanted."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The socket is gone."""
+        if self.lost and self.transport is None:
+            return
+        self.lost = True
+        self.transport = None
+        self.context.unwatch(self)
+        self._factory.connection_lost(self)
+        stream, self._stream, self._tunnel = self._stream, None, None
+        if stream is not None:
+            stream.client_left()
+        if self._wakeup is not None:
+            self._wakeup.wake()
+
+    def pauseProducing(self) -> None:
+        """The kernel takes no more for now."""
+        self._write_paused = True
+        self._look_for_progress()
+
+    def resumeProducing(self) -> None:
+        """All that was written has left."""
+        self._write_paused = False
+        self.flush()
+        if not self._write_paused:
+            self._set_deadline()
+            if self._wakeup is not None:
+                self._wakeup.wake()
+            if self._stream is not None:
+                self._stream.writable()
+
+    def stopProducing(self) -> None:
+        """The transport has given up; connectionLost() follows."""
+
+    # ---- requests
+
+    def _dispatch(self, events: list[Event]) -> None:
+        for event in events:
+            if type(event) is RequestReceived:
+                self._begin(event)
+            elif type(event) is DataReceived:
+                stream = self._stream
+                if stream is not None and stream.stream_id == event.stream_id:
+                    stream.handle_data(event)
+        self._set_deadline()
+
+    def _begin(self, event: RequestReceived) -> None:
+        context = self.context
+        self._in_head = False
+        limit = context.settings.max_concurrent_requests
+        if limit is not None and context.requests >= limit:
+            log.warning("refused a request: --max-concurrent-requests reached")
+            self._answer_briefly(503, b"Too many requests\n", [(b"retry-after", RETRY_AFTER)])
+            return
+        stream: HTTPStream | WebSocketStream
+        if event.upgrade:
+            try:
+                offer = handshake.check(event.method, event.http_version, event.headers)
+            except RemoteProtocolError as error:
+                self._refuse_handshake(error)
+                return
+            scope = websocket_scope(event, self, offer.subprotocols)
+            stream = WebSocketStream(self, event, offer, scope)
+        else:
+            context.requests += 1
+            stream = HTTPStream(self, event, http_scope(event, self))
+        self._stream = stream
+        context.running.add(stream)
+        stream.task = context.spawn(stream.run())
+
+    def response_ended(self) -> None:
+        """The stream's response is complete: go on with the next request, or close."""
+        self._stream = None
+        connection = self.connection
+        if connection.should_close:
+            self.close(linger=connection.lingers)
+            return
+        try:
+            events = connection.events_received()
+        except RemoteProtocolError as error:
+            self._refuse(error)
+            return
+        if self._read_paused:
+            self._resume_reading()
+        if events:
+            self._dispatch(events)
+            self.flush_soon()  # with the next response, if that comes soon
+        else:
+            self._in_head = connection.reads_head and not connection.is_idle
+            self.flush()
+            self._set_deadline()
+
+    def _answer_briefly(self, status: int, text: bytes, headers: Headers) -> None:
+        """Answer in place of an application; the connection closes after it."""
+        connection = self.connection
+        connection.stop_keeping_alive()
+        fields = [(b"content-type", b"text/plain; charset=utf-8"), *headers]
+        connection.send_headers(connection.stream_id, status, fields)
+        connection.send_data(connection.stream_id, text, True)
+        self.close(linger=True)
+
+    def _refuse_handshake(self, error: RemoteProtocolError) -> None:
+        log.info("handshake refused", extra={"client": self.client, "reason": error.reason})
+        status = error.status_hint
+        self._answer_briefly(status, error.reason.encode() + b"\n", handshake.refusal_headers(status))
+
+    def _refuse(self, error: RemoteProtocolError) -> None:
+        """Answer what cannot be read, if that is still possible, and close."""
+        log.info(
+            "request refused",
+            extra={"client": self.client, "reason": error.reason, "status": error.status_hint},
+        )
+        stream, self._stream = self._stream, None
+        if self.connection.response_started and stream is not None:
+            self._stream = stream
+            self.reset(error.reason)
+            return
+        if stream is not None:
+            stream.refused(error.status_hint)
+        self.connection.refuse(error)
+        self.close(linger=True)
+
+    def drain(self) -> None:
+        """Stop after the response in course; at once when there is none."""
+        self.connection.stop_keeping_alive()
+        if self._stream is None and not self._ending and self.connection.should_close:
+            self.close(linger=False)
+
+    @property
+    def stream(self) -> Stream | None:
+        """The stream in course."""
+        return self._stream
+
+    # ---- asgi.stream.StreamTransport
+
+    def upgraded(self) -> None:
+        """The connection has become the stream's alone."""
+        stream = self._stream
+        assert isinstance(stream, WebSocketStream)
+        self._tunnel = stream
+        self.deadline = NEVER
+        for event in self.connection.events_received():
+            assert isinstance(event, DataReceived)
+            stream.octets_received(event.data)
+        if self._read_paused and stream.wants_data:
+            self._resume_reading()
+
+    @property
+    def blocked(self) -> bool:
+        """More waits than the high-water mark allows, after everything possible has been written."""
+        if self.connection.buffered <= self.context.settings.send_buffer_size:
+            return False
+        if not self._write_paused:
+            self.flush()
+        return self.connection.buffered > self.context.settings.send_buffer_size
+
+    async def drained(self) -> None:
+        """Wait until not blocked; raises ClientDisconnected when the socket is lost meanwhile."""
+        while not self.lost:
+            if not self.blocked:
+                return
+            if self._wakeup is None:
+                self._wakeup = Wakeup()
+            await self._wakeup.wait()
+        raise ClientDisconnected("the client has left")
+
+    def flush_soon(self) -> None:
+        """Write what the connection has at the end of this turn of the event loop."""
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._factory.call_soon(self._flush_turn)
+
+    def _flush_turn(self) -> None:
+        self._flush_scheduled = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what the connection has, now."""
+        if self._write_paused or self.lost:
+            return
+        pieces = self.connection.data_to_send()
+        if pieces:
+            if len(pieces) == 1:
+                self.transport.write(pieces[0])
+            elif sum(map(len, pieces)) <= JOIN_LIMIT:
+                self.transport.write(b"".join(pieces))
+            else:
+                self.transport.writeSequence(pieces)
+        if self._ending:
+            self._finish()
+
+    def receive_more(self) -> None:
+        """The stream has room for data again."""
+        if self._read_paused and self._stream is not None and self._stream.wants_data:
+            self._resume_reading()
+            self._set_deadline()
+
+    def close(self, *, linger: bool) -> None:
+        """End the connection when all is written; *linger* where the client may still be sending."""
+        if self._ending or self.lost:
+            return
+        self._ending = _CLOSES_GENTLY if linger else _CLOSES
+        self.flush()
+
+    def reset(self, reason: str) -> None:
+        """Cut the connection: what was sent so far must not look like a whole response."""
+        if self.lost:
+            return
+        log.debug("connection reset", extra={"client": self.client, "reason": reason})
+        self._ending = _GONE
+        self.lost = True
+        self.transport.abortConnection()
+        stream, self._stream, self._tunnel = self._stream, None, None
+        if stream is not None:
+            stream.client_left()
+        if self._wakeup is not None:
+            self._wakeup.wake()
+
+    # ---- the end, and what is late
+
+    def _finish(self) -> None:
+        """All is with the transport, which sends the rest before it closes."""
+        if self._ending == _CLOSES_GENTLY:
+            self._ending = _LINGERS
+            if self._read_paused:
+                self._resume_reading()
+            getattr(self.transport, "loseWriteConnection", self.transport.loseConnection)()
+            self._set_deadline()
+        elif self._ending == _CLOSES:
+            self._ending = _GONE
+            self.transport.loseConnection()
+            self._set_deadline()
+
+    def _pause_reading(self) -> None:
+        self._read_paused = True
+        self.transport.pauseProducing()
+
+    def _resume_reading(self) -> None:
+        self._read_paused = False
+        if not self.lost:
+            self.transport.resumeProducing()
+
+    def _set_deadline(self) -> None:
+        settings = self.context.settings
+        if self._write_paused:
+            limit = settings.write_timeout
+        elif self._ending:
+            limit = LINGER
+        elif self._stream is None:
+            limit = settings.header_timeout if self._in_head else settings.keep_alive_timeout
+        elif self._tunnel is None and self.connection.reads_body:
+            limit = settings.body_timeout
+        else:
+            self.deadline = NEVER
+            return
+        self.deadline = self.context.clock() + (limit or NEVER)
+
+    def deadline_passed(self, now: float) -> None:
+        """Something is late, or was: find out what."""
+        if self._write_paused:
+            if self._look_for_progress():
+                return
+            log.info("client did not read, dropped it", extra={"client": self.client})
+            self.reset("the client does not read")
+        elif self._ending:
+            self.reset("the client did not close")
+        elif self._stream is None:
+            if self._in_head:
+                self._refuse(RemoteProtocolError("request head took too long", status_hint=408))
+            else:
+                self.close(linger=False)
+        elif self._read_paused:
+            self._set_deadline()  # it is we who do not listen
+        elif self.connection.reads_body:
+            self._refuse(RemoteProtocolError("request body took too long", status_hint=408))
+        else:
+            self.deadline = NEVER
+
+    def _look_for_progress(self) -> bool:
+        """Whether the transport has got rid of anything since the last look, which this one replaces."""
+        measure = getattr(self.transport, "bytes_unsent", None)
+        before = self._unsent
+        self._unsent = measure() if measure is not None else 0
+        self._set_deadline()
+        return self._unsent < before
+
+
+class ProxiedServerProtocol(ServerProtocol):
+    """
+    A connection that a proxy opens with a PROXY protocol header (v1 or v2).
+
+    What the header says replaces the socket's addresses before the first request is read.
+    """
+
+    __slots__ = ("_header",)
+
+    def __init__(self, context: ServerContext, factory: Any) -> None:
+        super().__init__(context, factory)
+        self._header: ProxyHeaderParser | None = ProxyHeaderParser()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the socket: the header first."""
+        if self._header is not None:
+            try:
+                answer = self._header.feed(data)
+            except RemoteProtocolError as error:
+                log.info("PROXY header refused", extra={"peer": self.client, "reason": error.reason})
+                self.reset(error.reason)
+                return
+            if answer is None:
+                return
+            self._header = None
+            info, data = answer
+            if not info.keep:
+                self.client = info.source
+                self.server = info.destination or self.server
+            if info.tls:
+                self.scheme = "https"
+            if not data:
+                return
+        super().dataReceived(data)

@@ -1,0 +1,245 @@
+"""
+Server: an application, its listening sockets, and the order of starting and stopping.
+
+Starting: lifespan startup, then sockets. An application that cannot start has never refused a client.
+
+Stopping, within `graceful_timeout`:
+1. The listening sockets close; new clients go to whoever else listens.
+2. Idle connections close. Requests in course go on, and their responses say ``Connection: close``.
+3. WebSockets are told 1012, spread over the time so that their clients do not all come back at once.
+4. What is left at the end is cut, its applications cancelled, and each named in the log.
+5. Lifespan shutdown, once nobody can ask for anything any more.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+
+from daphne_like import logs
+from daphne_like.asgi.forwarded import TrustedPeers
+from daphne_like.asgi.lifespan import Lifespan
+from daphne_like.asgi.stream import ServerContext, Wakeup
+from daphne_like.asgi.websocket import WebSocketStream
+from daphne_like.http.identity import Identity
+from daphne_like.http.limits import Limits
+from daphne_like.logs import AccessLog
+from daphne_like.net.deadlines import Deadlines, resolution_for
+from daphne_like.net.factory import ServerFactory
+from daphne_like.net.listeners import Listeners
+from daphne_like.net.tls import TLSCertificate
+from daphne_like.reactor import current_reactor, run_in_reactor
+from daphne_like.settings import Settings
+from daphne_like.typing import ASGIApplication
+
+__all__ = ["Server"]
+
+log = logging.getLogger(logs.SERVER)
+
+# Goodbyes a second, when there is time: what a site that has just restarted can take in handshakes.
+GOODBYES_PER_SECOND = 500
+# Of the graceful time, at most this much for goodbyes: the last told needs some time to answer.
+GOODBYE_SHARE = 0.8
+# After the graceful time, for cancelled applications to end.
+CANCEL_TIME = 2.0
+
+
+class Server:
+    """
+    Serves *application*. Use run() to own the process, or start() and stop() within a running event loop.
+
+    Args:
+        application: ASGI 3.
+        settings: the defaults where not given.
+
+    Attributes:
+        addresses: where it listens, once started: "http://127.0.0.1:8000", "unix:/run/site.sock".
+    """
+
+    def __init__(self, application: ASGIApplication, settings: Settings | None = None) -> None:
+        self.settings = settings = settings if settings is not None else Settings()
+        self._lifespan = Lifespan(
+            application, settings.lifespan, settings.startup_timeout, settings.shutdown_timeout
+        )
+        self._application = application
+        self._listeners = Listeners(settings, current_reactor)
+        self._certificate: TLSCertificate | None = None
+        self._context: ServerContext | None = None
+        self._factory: ServerFactory | None = None
+        self._deadlines: Deadlines | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._changed = Wakeup()
+        self._hurry = asyncio.Event()
+
+    @property
+    def addresses(self) -> list[str]:
+        return self._listeners.addresses
+
+    def run(self) -> None:
+        """
+        Serve until SIGTERM or SIGINT, then stop gracefully; a second signal stops at once.
+
+        Installs a Twisted reactor and owns the signals: not for use within a running event loop.
+
+        Raises:
+            StartupFailed, ConfigurationError: it could not start.
+        """
+        run_in_reactor(self._serve_until_told)
+
+    async def _serve_until_told(self) -> None:
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+
+        def stop_signal() -> None:
+            if told.is_set():
+                log.info("second signal, stopping at once")
+                self.hurry()
+            else:
+                log.info("stopping", extra={"graceful_timeout": self.settings.graceful_timeout})
+            told.set()
+
+        handlers = {"SIGTERM": stop_signal, "SIGINT": stop_signal, "SIGHUP": self.reload_certificate}
+        for name, handler in handlers.items():
+            number = getattr(signal, name, None)
+            if number is None:
+                continue
+            try:
+                loop.add_signal_handler(number, handler)
+            except NotImplementedError:  # Windows
+
+                def call_in_loop(*_: object, handler: Callable[[], None] = handler) -> None:
+                    loop.call_soon_threadsafe(handler)
+
+                signal.signal(number, call_in_loop)
+        await self.start()
+        await told.wait()
+        await self.stop()
+
+    async def start(self) -> None:
+        """
+        Start the application and listen.
+
+        Raises:
+            StartupFailed, ConfigurationError: nothing listens, and the application was shut down again.
+        """
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+        if settings.certificate is not None:
+            self._certificate = TLSCertificate(settings.certificate, settings.private_key)
+        await self._lifespan.startup()
+        identity = Identity(settings.server_name, time.time())
+        self._deadlines = Deadlines(lambda now: identity.update(time.time()))
+        self._context = context = ServerContext(
+            application=self._application,
+            settings=settings,
+            clock=loop.time,
+            spawn=loop.create_task,
+            watch=self._deadlines.watch,
+            unwatch=self._deadlines.unwatch,
+            limits=Limits(
+                settings.max_head_size,
+                settings.max_header_count,
+                settings.max_target_length,
+                settings.max_body_size,
+            ),
+            identity=identity,
+            access_log=AccessLog(settings),
+            trusted=TrustedPeers(settings.forwarded_allow_ips, unix=settings.proxy_headers),
+            state=self._lifespan.state,
+            idle=self._changed.wake,
+        )
+        self._factory = ServerFactory(context, loop.call_soon, self._changed.wake, self._certificate)
+        try:
+            await self._listeners.start(self._factory, self._certificate)
+        except BaseException:
+            await self._lifespan.shutdown()
+            raise
+        self._tick(loop, resolution_for(settings))
+        for address in self.addresses:
+            log.info("listening", extra={"address": address})
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, resolution: float) -> None:
+        assert self._deadlines is not None
+        self._ticker = loop.call_later(resolution, self._tick, loop, resolution)
+        self._deadlines.tick(loop.time())
+
+    def reload_certificate(self) -> None:
+        """Read the certificate's files again, for new connections. A failure is logged, the old one stays."""
+        if self._certificate is None:
+            return
+        try:
+            self._certificate.load()
+        except Exception as error:
+            log.error("certificate not reloaded, the old one stays in use", extra={"reason": str(error)})
+        else:
+            log.info("certificate reloaded")
+
+    def hurry(self) -> None:
+        """End the graceful time of a stop() in course now."""
+        self._hurry.set()
+
+    async def stop(self) -> None:
+        """Stop as the module's text says. Does nothing when not started."""
+        if self._context is None:
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settings.graceful_timeout
+        await self._listeners.stop()
+        self._context.draining = True
+        goodbyes = self._drain_connections()
+        goodbye_task = loop.create_task(self._say_goodbyes(goodbyes))
+        finished = loop.create_task(self._finished())
+        hurry = loop.create_task(self._hurry.wait())
+        await asyncio.wait(
+            (finished, hurry),
+            timeout=max(0.0, deadline - loop.time()),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not finished.done():
+            await self._cut(finished)
+        for task in (goodbye_task, finished, hurry):
+            task.cancel()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._context = None
+        await self._lifespan.shutdown()
+        log.info("stopped")
+
+    def _drain_connections(self) -> list[WebSocketStream]:
+        assert self._factory is not None
+        goodbyes = []
+        for connection in list(self._factory.connections):
+            if isinstance(connection.stream, WebSocketStream):
+                goodbyes.append(connection.stream)
+            connection.drain()
+        return goodbyes
+
+    async def _say_goodbyes(self, streams: list[WebSocketStream]) -> None:
+        duration = min(len(streams) / GOODBYES_PER_SECOND, self.settings.graceful_timeout * GOODBYE_SHARE)
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        for number, stream in enumerate(streams):
+            due = begin + duration * number / len(streams)
+            if due > loop.time():
+                await asyncio.sleep(due - loop.time())
+            stream.shutdown()
+
+    async def _finished(self) -> None:
+        """Wait until no connection is open and no application runs."""
+        assert self._context is not None and self._factory is not None
+        while self._factory.connections or self._context.running:
+            await self._changed.wait()
+
+    async def _cut(self, finished: asyncio.Task[None]) -> None:
+        """End what has not ended by itself."""
+        assert self._context is not None and self._factory is not None
+        for stream in list(self._context.running):
+            log.warning("cancelled an application that ran past the graceful time", extra=stream.described)
+            if stream.task is not None:
+                stream.task.cancel()
+        for connection in list(self._factory.connections):
+            connection.reset("the server stops")
+        await asyncio.wait((finished,), timeout=CANCEL_TIME)
+        for stream in self._context.running:
+            log.error("an application does not end, leaving it behind", extra=stream.described)

@@ -1,0 +1,5 @@
+"""All URLs belong to the theatre."""
+
+from django.urls import include, path
+
+urlpatterns = [path("", include("theatre.urls"))]

@@ -1,0 +1,102 @@
+"""
+What every test may rely on.
+
+* `async def test_...` runs on one event loop for the whole session, because Twisted allows one reactor per
+  process and that reactor belongs to one loop. The loop is uvloop's where installed, as in production.
+* An async test has a bound (60 s, or `@pytest.mark.time_limit(seconds)`), must leave no task behind, and
+  fails when an exception reached the loop's handler: what a callback raises would go unseen otherwise.
+* `@pytest.mark.needs("nginx", "curl")` skips a test, saying why, where a program is missing.
+
+There are no async fixtures: use an async context manager inside the test, which shows where it ends.
+"""
+
+import asyncio
+import inspect
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import hypothesis
+import pytest
+
+try:
+    import uvloop
+except ImportError:  # Windows
+    NEW_LOOP: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+else:
+    NEW_LOOP = uvloop.new_event_loop
+
+DEFAULT_TIME_LIMIT = 60.0
+# How long tasks that are about to end anyway (a connection just closed) may take to do so.
+TASK_GRACE = 2.0
+
+# How long one example takes says nothing on a machine that several test runs share.
+hypothesis.settings.register_profile("daphne_like", deadline=None)
+hypothesis.settings.load_profile("daphne_like")
+
+
+@pytest.fixture(scope="session")
+def event_loop_runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=NEW_LOOP) as runner:
+        yield runner
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_async(item):
+            item.fixturenames.append("event_loop_runner")  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not is_async(pyfuncitem):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: value for name, value in pyfuncitem.funcargs.items() if name in wanted}
+    mark = pyfuncitem.get_closest_marker("time_limit")
+    time_limit = mark.args[0] if mark else DEFAULT_TIME_LIMIT
+    runner: asyncio.Runner = pyfuncitem.funcargs["event_loop_runner"]
+    runner.run(run_test(pyfuncitem.obj(**arguments), time_limit))
+    return True
+
+
+def is_async(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj)
+
+
+async def run_test(test: Coroutine[Any, Any, None], time_limit: float) -> None:
+    async with nothing_left_behind():
+        async with asyncio.timeout(time_limit):
+            await test
+
+
+@asynccontextmanager
+async def nothing_left_behind() -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    before = asyncio.all_tasks()
+    reported: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _loop, context: reported.append(context))
+    try:
+        yield
+        left = asyncio.all_tasks() - before
+        if left:
+            _, left = await asyncio.wait(left, timeout=TASK_GRACE)
+        assert not left, f"tasks left behind: {left}"
+        assert not reported, f"exceptions in callbacks: {reported}"
+    finally:
+        left = asyncio.all_tasks() - before
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        loop.set_exception_handler(None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        missing = [program for program in mark.args if shutil.which(program) is None]
+        if missing:
+            because = os.environ.get("MISSING_PROGRAMS_BECAUSE")
+            pytest.skip(f"not installed: {', '.join(missing)}" + (f" ({because})" if because else ""))

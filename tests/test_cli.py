@@ -1,0 +1,336 @@
+"""daphne_like.cli: what command lines come to, Daphne's above all, and one clear line for the wrong ones."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import daphne_like
+from daphne_like import cli
+from daphne_like.configuration import resolve
+from daphne_like.errors import ConfigurationError, StartupFailed
+from daphne_like.settings import Settings, options
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in os.environ:
+        if name.startswith("DAPHNE_LIKE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Stands in for daphne_like.run: the list of (settings, application) that would have been served."""
+    calls: list[tuple[Settings, str]] = []
+    run = ModuleType("daphne_like.run")
+    run.run = lambda settings, application: calls.append((settings, application)) or 0
+    monkeypatch.setitem(sys.modules, "daphne_like.run", run)
+    monkeypatch.setattr(daphne_like, "run", run, raising=False)
+    return calls
+
+
+def command(*words: str, **options) -> subprocess.CompletedProcess[str]:
+    """`python -m daphne_like` as a process of its own."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "daphne_like", *words], capture_output=True, text=True, env=environ, **options
+    )
+
+
+# -- Daphne's command lines -----------------------------------------------------------------------
+
+SITE = "site.asgi:application"
+DAPHNE_COMMAND_LINES = [  # README of daphne 4.2, Channels' deployment guide, then each flag of daphne/cli.py
+    (f"{SITE}", {}),
+    (f"-p 8001 {SITE}", {"port": 8001}),
+    (f"-b 0.0.0.0 -p 8001 {SITE}", {"bind": ("0.0.0.0",), "port": 8001}),
+    (f"-u /run/daphne.sock {SITE}", {"unix_socket": ("/run/daphne.sock",)}),
+    (f"--fd 5 {SITE}", {"file_descriptor": (5,)}),
+    (
+        f"-e ssl:443:privateKey=key.pem:certKey=crt.pem {SITE}",
+        {"endpoint": ("ssl:443:privateKey=key.pem:certKey=crt.pem",)},
+    ),
+    (f"--root-path=/forum {SITE}", {"root_path": "/forum"}),
+    (
+        f"-u /run/daphne/daphne0.sock --fd 0 --access-log - --proxy-headers {SITE}",
+        {
+            "unix_socket": ("/run/daphne/daphne0.sock",),
+            "file_descriptor": (0,),
+            "access_log": "-",
+            "proxy_headers": True,
+        },
+    ),
+    (f"{SITE} --bind ::1 --port 80", {"bind": ("::1",), "port": 80}),
+    (f"--websocket_timeout 60 {SITE}", {"websocket_timeout": 60}),
+    (f"--websocket_timeout -1 {SITE}", {"websocket_timeout": 0}),
+    (f"--websocket_connect_timeout=9 {SITE}", {"websocket_connect_timeout": 9}),
+    (f"--unix-socket x.sock {SITE}", {"unix_socket": ("x.sock",)}),
+    (f"--endpoint tcp:80 -e tcp:81 {SITE}", {"endpoint": ("tcp:80", "tcp:81")}),
+    (f"-v 0 {SITE}", {"verbosity": 0}),
+    (f"--verbosity 3 {SITE}", {"verbosity": 3}),
+    (f"-t 30 {SITE}", {"http_timeout": 30}),
+    (f"--http-timeout 30 {SITE}", {"http_timeout": 30}),
+    (f"--access-log /var/log/a.log {SITE}", {"access_log": "/var/log/a.log"}),
+    (f"--log-fmt %(message)s {SITE}", {"log_fmt": "%(message)s"}),
+    (f"--ping-interval 5 --ping-timeout 7 {SITE}", {"ping_interval": 5, "ping_timeout": 7}),
+    (f"--websocket-max-message-size 0 {SITE}", {"websocket_max_message_size": 0}),
+    (f"--websocket-max-frame-size 4096 {SITE}", {"websocket_max_frame_size": 4096}),
+    (f"--application-close-timeout 3 {SITE}", {"application_close_timeout": 3}),
+    (
+        f"--proxy-headers --proxy-headers-host X-Real-IP --proxy-headers-port X-Real-Port {SITE}",
+        {"proxy_headers": True, "proxy_headers_host": "X-Real-IP", "proxy_headers_port": "X-Real-Port"},
+    ),
+    (f"-s mine {SITE}", {"server_name": "mine"}),
+    (f"--server-name mine {SITE}", {"server_name": "mine"}),
+    (f"--no-server-name {SITE}", {"server_name": ""}),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), DAPHNE_COMMAND_LINES)
+def test_daphnes_command_lines_mean_what_they_meant(line, expected, served):
+    assert cli.main(line.split()) == 0
+    assert served == [(Settings(**expected), SITE)]
+
+
+OUR_COMMAND_LINES = [
+    (f"{SITE} -b 127.0.0.1 -b [::1]:81", {"bind": ("127.0.0.1", "[::1]:81")}),
+    (f"-p8001 {SITE}", {"port": 8001}),
+    (f"--max-body-size 10m {SITE}", {"max_body_size": 10 * 1024 * 1024}),
+    (f"--max_body_size=0 {SITE}", {"max_body_size": 0}),
+    (f"--unix-socket-mode 660 {SITE}", {"unix_socket_mode": 0o660}),
+    (f"--no-access-log {SITE}", {"access_log": ""}),
+    (f"--no-websocket-compression {SITE}", {"websocket_compression": False}),
+    (f"--no-websocket-compression --websocket-compression {SITE}", {}),
+    (f"--forwarded-allow-ips 10.0.0.0/8,unix {SITE}", {"forwarded_allow_ips": ("10.0.0.0/8", "unix")}),
+    (f"--access-log-skip /healthz {SITE}", {"access_log_skip": ("/healthz",)}),
+    (f"--factory --lifespan=on {SITE}", {"factory": True, "lifespan": "on"}),
+    (f"--factory -- {SITE}", {"factory": True}),
+    (f"-p 1 -p 2 {SITE}", {"port": 2}),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), OUR_COMMAND_LINES)
+def test_our_command_lines(line, expected, served):
+    assert cli.main(line.split()) == 0
+    assert served == [(Settings(**expected), SITE)]
+
+
+ARGUMENTS = {  # where "10", "x" or the last of the choices would not do
+    "access_log_skip": ["/x"],
+    "forwarded_allow_ips": ["::1"],
+    "log_fmt": ["%(message)s"],
+    "max_head_size": ["10k"],
+    "max_target_length": ["10k"],
+    "private_key": ["x", "--certificate", "y"],
+    "proxy_headers_host": ["x", "--proxy-headers"],
+    "proxy_headers_port": ["x", "--proxy-headers"],
+    "receive_buffer_size": ["10k"],
+    "root_path": ["/x"],
+    "send_buffer_size": ["10k"],
+    "verbosity": ["2"],
+    "websocket_compression": ["--no-websocket-compression"],
+}
+ARGUMENT_OF_KIND = {bool: [], int: ["10"], float: ["11"], str: ["x"]}
+
+
+# --reload would start a supervisor: test_reload_goes_to_the_supervisor.
+@pytest.mark.parametrize(
+    "option", [each for each in options() if each.name != "reload"], ids=lambda each: each.name
+)
+def test_each_flag_is_taken_with_dashes_and_with_underscores(option, served):
+    words = [option.choices[-1]] if option.choices else ARGUMENT_OF_KIND[option.kind]
+    words = ARGUMENTS.get(option.name, words)
+    spellings = {option.flag, "--" + option.flag.removeprefix("--").replace("-", "_")}
+    for flag in spellings:
+        assert cli.main([flag, *words, SITE]) == 0
+    assert len(served) == len(spellings)
+    assert len({settings for settings, _ in served}) == 1
+    assert getattr(served[0][0], option.name) != option.default
+
+
+def test_application_from_the_environment(served, monkeypatch):
+    monkeypatch.setenv("DAPHNE_LIKE_APPLICATION", SITE)
+    monkeypatch.setenv("DAPHNE_LIKE_PORT", "8002")
+    assert cli.main([]) == 0
+    assert served == [(Settings(port=8002), SITE)]
+
+
+def test_config_file(served, tmp_path):
+    path = tmp_path / "site.toml"
+    path.write_text('application = "site.asgi:application"\nport = 8003\nverbosity = 2')
+    assert cli.main(["--config", str(path), "-v", "0"]) == 0
+    assert served == [(Settings(port=8003, verbosity=0), SITE)]
+
+
+def test_reload_goes_to_the_supervisor(served, monkeypatch):
+    supervised = []
+    monkeypatch.setattr("daphne_like.reload.supervise", lambda *given: supervised.append(given) or 0)
+    assert cli.main(["--reload", SITE]) == 0
+    assert supervised == [(Settings(reload=True), SITE)]
+    assert served == []
+
+
+# -- wrong words ----------------------------------------------------------------------------------
+
+WRONG = [
+    ("", "name the application"),
+    ("site.asgi", "'site.asgi' is no import string"),
+    ("site/asgi.py:app", "names a file"),
+    (f"{SITE} other:app", "unexpected 'other:app'"),
+    (f"--max-boddy-size 1 {SITE}", "unknown option --max-boddy-size; did you mean --max-body-size?"),
+    (f"--max-boddy-size=1 {SITE}", "unknown option --max-boddy-size; did you mean"),
+    (f"--frobnicate {SITE}", "unknown option --frobnicate"),
+    (f"-x {SITE}", "unknown option -x"),
+    (f"--verb 2 {SITE}", "unknown option --verb; did you mean"),
+    (f"--port http {SITE}", "--port: 'http' is not a whole number"),
+    (f"{SITE} --port", "--port: expected one argument"),
+    (f"--reload=yes {SITE}", "--reload: ignored explicit argument 'yes'"),
+    (f"--forwarded-allow-ips proxy {SITE}", "--forwarded-allow-ips: 'proxy'"),
+    (f"--proxy-headers-host X-Real-IP {SITE}", "needs --proxy-headers"),
+    (f"--config absent.toml {SITE}", "--config absent.toml: No such file"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), WRONG)
+def test_wrong_words_are_one_line_and_exit_code_2(line, said, served, capsys):
+    assert cli.main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("daphne-like: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert served == []
+
+
+def test_unknown_variable_is_one_line_and_exit_code_2(served, capsys, monkeypatch):
+    monkeypatch.setenv("DAPHNE_LIKE_MAX_BODY", "1")
+    assert cli.main([SITE]) == 2
+    assert "unknown environment variable DAPHNE_LIKE_MAX_BODY" in capsys.readouterr().err
+
+
+FAILURES = [
+    (ConfigurationError("x:y: two\n  lines"), 2, "daphne-like: x:y: two lines\n"),
+    (StartupFailed("port 80 is in use"), 3, "daphne-like: port 80 is in use\n"),
+    (
+        StartupFailed("it raised", details="Traceback\n  line"),
+        3,
+        "Traceback\n  line\ndaphne-like: it raised\n",
+    ),
+    (KeyboardInterrupt(), 130, ""),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "said"), FAILURES)
+def test_what_running_raises_becomes_an_exit_code(error, code, said, served, capsys, monkeypatch):
+    def run(*_):
+        raise error
+
+    monkeypatch.setattr(sys.modules["daphne_like.run"], "run", run)
+    assert cli.main([SITE]) == code
+    assert capsys.readouterr().err == said
+
+
+def test_exit_code_of_running_is_handed_on(served, monkeypatch):
+    monkeypatch.setattr(sys.modules["daphne_like.run"], "run", lambda *_: 7)
+    assert cli.main([SITE]) == 7
+
+
+def test_bug_of_ours_keeps_its_traceback(served, monkeypatch):
+    monkeypatch.setattr(sys.modules["daphne_like.run"], "run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main([SITE])
+
+
+# -- what is printed ------------------------------------------------------------------------------
+
+
+def test_help_names_every_flag():
+    said = command("--help", timeout=30)
+    assert said.returncode == 0
+    assert said.stderr == ""
+    for each in options():
+        assert all(flag in said.stdout for flag in each.flags)
+    assert "DAPHNE_LIKE_" in said.stdout
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom daphne_like.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(' '.join({'twisted', 'autobahn', 'uvloop', 'asyncio'} & set(sys.modules)))"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+    assert said.stderr.strip() == ""
+
+
+def test_version():
+    said = command("--version", timeout=30)
+    assert said.stdout.startswith(f"daphne-like {daphne_like.__version__} (")
+    assert "Twisted " in said.stdout
+    assert said.returncode == 0
+
+
+def test_settings_are_printed_as_a_file_that_gives_them_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DAPHNE_LIKE_BIND", "127.0.0.1,[::1]:81")
+    words = ["settings", "site:app", "--unix-socket-mode", "600", "-t", "2.5", "-s", 'q"uo\\te', "--factory"]
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "unix_socket_mode = 0o600  # --unix-socket-mode" in printed
+    assert 'bind = ["127.0.0.1", "[::1]:81"]  # DAPHNE_LIKE_BIND' in printed
+    assert "# certificate is not set" in printed
+    tomllib.loads(printed)
+    path = tmp_path / "printed.toml"
+    path.write_text(printed)
+    again = resolve({}, config=str(path), environ={})
+    assert again.application == "site:app"
+    assert again.settings == Settings(
+        bind=("127.0.0.1", "[::1]:81"),
+        unix_socket_mode=0o600,
+        http_timeout=2.5,
+        server_name='q"uo\\te',
+        factory=True,
+    )
+
+
+def test_settings_judges_words_as_serving_does(capsys):
+    assert cli.main(["settings", "--port", "http"]) == 2
+    assert capsys.readouterr().err == "daphne-like: --port: 'http' is not a whole number\n"
+
+
+def test_reference_page_is_what_the_code_says(capsys):
+    """After a change: daphne-like settings --markdown > docs/reference/settings.md"""
+    assert cli.main(["settings", "--markdown"]) == 0
+    assert (REFERENCE / "settings.md").read_text(encoding="utf-8") == capsys.readouterr().out
+
+
+def test_command_line_page_names_every_command_line_only_flag():
+    page = (REFERENCE / "command-line.md").read_text(encoding="utf-8")
+    for flag in ("--config", "--version", "--help", "--markdown"):
+        assert f"`{flag}" in page
+
+
+def test_closed_pipe_is_no_error():
+    """`daphne-like settings --markdown | head -1`."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        said = subprocess.run(
+            [sys.executable, "-m", "daphne_like", "settings", "--markdown"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=environ,
+        )
+    finally:
+        os.close(writer)
+    assert said.stderr == b""
+    assert said.returncode == 0
