@@ -4,11 +4,15 @@ What an option is: a field of a dataclass that knows its flag, its unit, its rea
 `option()` makes such a field, `Option` is what the command line, the environment, files and the
 documentation see of it. A value comes as text (`parse`) or as a Python object (`checked`); either way
 it ends as the field's type, or as a ConfigurationError that names the option as the user wrote it.
+
+Below them, the checks of texts: a function each, raising ValueError with what is wrong.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import logging
 import math
 import re
 import types
@@ -19,7 +23,22 @@ from typing import Any, Literal, TypeVar, Union
 
 from .errors import ConfigurationError
 
-__all__ = ["GIB", "KIB", "MIB", "Option", "option", "options_of"]
+__all__ = [
+    "GIB",
+    "KIB",
+    "MIB",
+    "Option",
+    "check_field_name",
+    "check_field_value",
+    "check_log_format",
+    "check_not_empty",
+    "check_root_path",
+    "check_skipped_path",
+    "check_trusted",
+    "option",
+    "options_of",
+    "split_address",
+]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -27,6 +46,7 @@ GIB = 1024 * MIB
 
 T = TypeVar("T")
 Unit = Literal["", "seconds", "bytes", "octal"]
+Range = tuple[float | None, float | None]
 
 
 def option(
@@ -34,17 +54,13 @@ def option(
     *,
     help: str,
     why: str,
-    group: str,
-    unit: Unit = "",
-    flag: str = "",
-    short: str = "",
+    group: str = "",
+    flags: str = "",
     off_flag: str = "",
-    off_value: Any = None,
+    unit: Unit = "",
+    within: Range = (None, None),
     zero: str = "",
     never: bool = False,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    metavar: str = "",
     listed: bool = False,
     check: Callable[[Any], object] | None = None,
 ) -> T:
@@ -52,9 +68,13 @@ def option(
     A field of Settings with all that the command line and the documentation say about it.
 
     Args:
-        flag: the long flag, where it is not the field's name with dashes.
-        off_flag: a second flag, without argument, that gives the value *off_value*.
-        zero: what 0 means. Without it 0 is refused for numbers, unless *minimum* says otherwise.
+        group: the heading that it and the fields after it stand under.
+        flags: "-b HOST", "--fd N": the short flag, the long one where it is not the field's name with
+            dashes, what its argument is called; each may be left out.
+        off_flag: of a text, a further flag that means "". (A bool has its --no- flag anyway.)
+        unit: a float is always seconds.
+        within: lowest and highest value. Where neither is given, a number is above 0.
+        zero: what 0 means, and that it may be given. "no bound" for a float without *within*.
         never: -1 is taken for 0, as Daphne spells "never".
         listed: one occurrence of the flag may hold several values, between commas.
         check: called with each value (each item of a list); raises ValueError saying what is wrong.
@@ -63,16 +83,12 @@ def option(
         "help": help,
         "why": why,
         "group": group,
-        "unit": unit,
-        "flag": flag,
-        "short": short,
+        "flags": flags,
         "off_flag": off_flag,
-        "off_value": off_value,
+        "unit": unit,
+        "within": within,
         "zero": zero,
         "never": never,
-        "minimum": minimum,
-        "maximum": maximum,
-        "metavar": metavar,
         "listed": listed,
         "check": check,
     }
@@ -124,8 +140,7 @@ class Option:
     off_value: Any
     zero: str
     never: bool
-    minimum: float | None
-    maximum: float | None
+    within: Range
     metavar: str
     listed: bool
     check: Callable[[Any], object] | None
@@ -248,7 +263,7 @@ class Option:
             value = self.kind(0)
         if value == 0 and self.zero:
             return None if self.optional else value
-        low, high = self.minimum, self.maximum
+        low, high = self.within
         if not math.isfinite(value):
             wanted = self.wanted
         elif low is None and value <= 0:
@@ -265,10 +280,13 @@ class Option:
 def options_of(described: type) -> tuple[Option, ...]:
     """The options that the fields of the dataclass *described* are, in their order."""
     hints = typing.get_type_hints(described)
-    return tuple(_option_of(each, hints[each.name]) for each in dataclasses.fields(described))
+    found: list[Option] = []
+    for each in dataclasses.fields(described):
+        found.append(_option_of(each, hints[each.name], found[-1].group if found else ""))
+    return tuple(found)
 
 
-def _option_of(described: dataclasses.Field[Any], hint: Any) -> Option:
+def _option_of(described: dataclasses.Field[Any], hint: Any, group: str) -> Option:
     many = optional = False
     choices: tuple[str, ...] = ()
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -279,11 +297,16 @@ def _option_of(described: dataclasses.Field[Any], hint: Any) -> Option:
         hint = next(each for each in arguments if each is not type(None))
     elif origin is Literal:
         choices, hint = arguments, str
-    metadata = dict(described.metadata)
-    metadata["flag"] = metadata["flag"] or "--" + described.name.replace("_", "-")
+    about = dict(described.metadata)
+    words = about.pop("flags").split()
+    dashed = described.name.replace("_", "-")
     if hint is bool:
-        metadata["off_flag"] = "--no-" + described.name.replace("_", "-")
-        metadata["off_value"] = False
+        about["off_flag"] = f"--no-{dashed}"
+    if hint is float:
+        about["unit"] = "seconds"
+        if about["within"] == (None, None):
+            about["zero"] = about["zero"] or "no bound"
+    about["group"] = about["group"] or group
     return Option(
         name=described.name,
         kind=hint,
@@ -291,5 +314,98 @@ def _option_of(described: dataclasses.Field[Any], hint: Any) -> Option:
         optional=optional,
         choices=choices,
         default=described.default,
-        **metadata,
+        flag=next((word for word in words if word.startswith("--")), f"--{dashed}"),
+        short=next((word for word in words if re.fullmatch("-[a-z]", word)), ""),
+        metavar=next((word for word in words if not word.startswith("-")), ""),
+        off_value=False if hint is bool else "",
+        **about,
     )
+
+
+# -- checks: what a text may be ------------------------------------------------------------------
+
+
+def split_address(text: str) -> tuple[str, int | None]:
+    """
+    ("::1", 8000) from "[::1]:8000"; the port is None where *text* names only a host.
+
+    Takes host, host:port, [v6], [v6]:port and a bare v6 address, which has more than one colon.
+
+    Raises:
+        ValueError: with what is wrong about it.
+    """
+    if "/" in text:
+        raise ValueError("it is a host or host:port, not a URL or a path")
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError("brackets hold an IPv6 address, and at most a port follows: [::1]:8000")
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError(f"{host!r} between the brackets is not an IPv6 address") from None
+        port_text = rest[1:] if rest else None
+    elif text.count(":") > 1:
+        try:
+            ipaddress.IPv6Address(text)
+        except ValueError:
+            raise ValueError("it is not an IPv6 address; with a port, write [address]:port") from None
+        host, port_text = text, None
+    else:
+        host, colon, rest = text.partition(":")
+        port_text = rest if colon else None
+    if not host:
+        raise ValueError("the host is missing; every interface is 0.0.0.0 or ::")
+    if not re.fullmatch(r"[A-Za-z0-9._:%-]+", host):
+        raise ValueError("it is not a host, host:port or [IPv6]:port")
+    if port_text is None:
+        return host, None
+    if not re.fullmatch(r"[0-9]{1,5}", port_text) or int(port_text) > 65535:
+        raise ValueError(f"port {port_text!r} is not a number in 0..65535")
+    return host, int(port_text)
+
+
+def check_trusted(text: str) -> None:
+    if text in ("*", "unix"):
+        return
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError("not an IP address, a network such as 10.0.0.0/8, 'unix' or '*'") from None
+        raise ValueError(f"it is an address inside of a network; the network is {network}") from None
+
+
+def check_field_name(text: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^`|~-]+", text):
+        raise ValueError("it is not a header name (letters, digits and dashes; names with '_' are dropped)")
+
+
+def check_field_value(text: str) -> None:
+    if not re.fullmatch(r"(?:[!-~](?:[ -~]*[!-~])?)?", text):
+        raise ValueError("a header value is printable ASCII without space around it")
+
+
+def check_root_path(text: str) -> None:
+    if text and not re.fullmatch(r"(?:/[^/\x00-\x20\x7f?#]+)+", text):
+        raise ValueError("it begins with '/', does not end with one and holds no space, '?' or '#': /prefix")
+
+
+def check_log_format(text: str) -> None:
+    if not text:
+        raise ValueError("it is empty")
+    logging.Formatter(text)  # its own ValueError says what is wrong
+
+
+def check_not_empty(text: str) -> None:
+    if not text:
+        raise ValueError("it is empty")
+    if "\0" in text:
+        raise ValueError("it holds a NUL")
+
+
+def check_skipped_path(text: str) -> None:
+    if not text.startswith("/") or "?" in text:
+        raise ValueError("it is a path, such as /healthz, without a query")

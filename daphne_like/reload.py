@@ -38,8 +38,8 @@ from types import FrameType
 from typing import Any
 
 from . import logs
-from .errors import StartupFailed
-from .net.sockets import bind_tcp, bind_unix, remove_unix, systemd_descriptors
+from .errors import ConfigurationError, StartupFailed
+from .net.sockets import bind_tcp, bind_unix, inherit, remove_unix, systemd_descriptors
 from .settings import Settings
 
 __all__ = ["Reloader", "python_files", "supervise"]
@@ -80,19 +80,9 @@ class Reloader:
 
     Args:
         descriptors: listening sockets to hand to each child.
-        command: starts a child; its last argument, a descriptor, is appended.
-        poll_interval: seconds between looks at the files.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        application: str,
-        descriptors: Sequence[int],
-        *,
-        command: Sequence[str] = (sys.executable, "-m", "daphne_like.reload"),
-        poll_interval: float = POLL_INTERVAL,
-    ) -> None:
+    def __init__(self, settings: Settings, application: str, descriptors: Sequence[int]) -> None:
         self._directories = settings.reload_dir or (settings.app_dir,)
         trusted = settings.forwarded_allow_ips
         if settings.proxy_headers and settings.unix_socket and "unix" not in trusted:
@@ -110,8 +100,6 @@ class Reloader:
             shutdown_timeout=min(settings.shutdown_timeout or SHUTDOWN_TIMEOUT, SHUTDOWN_TIMEOUT),
         )
         self._application = application
-        self._command = tuple(command)
-        self._poll_interval = poll_interval
         self._child: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         self._signals: list[int] = []
@@ -127,24 +115,27 @@ class Reloader:
             self._start()
             first = True
             try:
-                while True:
-                    changed = self._wait(wakeup, times)
-                    if self._child is not None and self._child.poll() is not None:
-                        code = self._ended()
-                        if first and code == 2:
-                            return code
-                    if changed is None:
-                        return 0
+                while (changed := self._wait(wakeup, times)) is not None:
                     if changed:
-                        first = False
                         log.info("reloading", extra={"changed": os.path.relpath(changed)})
                         self._stop(wakeup)
                         if self._stop_asked():
-                            return 0
+                            break
+                        first = False
                         times = self._look()
                         self._start()
+                    elif self._child is not None:
+                        code = self._child.wait()
+                        self._forget()
+                        if first and code == ConfigurationError.exit_code:
+                            return code
+                        log.warning(
+                            "the server has ended; it starts again after the next change",
+                            extra={"exit_code": code},
+                        )
             finally:
                 self._stop(wakeup)
+        return 0
 
     # -- waiting ----------------------------------------------------------------------------------
 
@@ -180,7 +171,7 @@ class Reloader:
                     pass
 
     def _wait(self, wakeup: socket.socket, times: Times) -> str | None:
-        """The file that changed; "" where the child has ended; None where the user wants to stop."""
+        """The file that changed; "" once the child has ended; None once the user wants to stop."""
         while True:
             if self._stop_asked():
                 return None
@@ -192,7 +183,7 @@ class Reloader:
             changed = _first_difference(times, self._look())
             if changed is not None:
                 return changed
-            self._pause(wakeup, self._poll_interval)
+            self._pause(wakeup, POLL_INTERVAL)
 
     def _look(self) -> Times:
         return dict(python_files(self._directories))
@@ -203,7 +194,7 @@ class Reloader:
         reader, self._lifeline = os.pipe()
         try:
             self._child = subprocess.Popen(
-                [*self._command, str(reader)],
+                [sys.executable, "-m", "daphne_like.reload", str(reader)],
                 pass_fds=(reader, *self._child_settings.file_descriptor),
             )
         finally:
@@ -240,13 +231,6 @@ class Reloader:
                 break
             self._pause(wakeup, deadline - time.monotonic())
         self._forget()
-
-    def _ended(self) -> int:
-        assert self._child is not None
-        code: int = self._child.returncode
-        log.warning("the server has ended; it starts again after the next change", extra={"exit_code": code})
-        self._forget()
-        return code
 
     def _forget(self) -> None:
         self._child = None
@@ -294,17 +278,19 @@ def _first_difference(before: Times, after: Times) -> str | None:
 
 def _open_sockets(settings: Settings, opened: contextlib.ExitStack) -> list[int]:
     """Descriptors that accept connections, as long as *opened* is not closed."""
+    listening = []
     if not settings.sockets_named and (handed_over := systemd_descriptors()):
-        return handed_over
-    bound = []
-    for host, port in settings.tcp_addresses():
-        bound += [opened.enter_context(each) for each in bind_tcp(host, port)]
-    for path in settings.unix_socket:
-        bound.append(opened.enter_context(bind_unix(path, settings.unix_socket_mode)))
-        opened.callback(remove_unix, path, os.stat(path).st_ino)
-    for each in bound:
+        listening += [opened.enter_context(inherit(each, "systemd's socket")) for each in handed_over]
+    else:
+        for host, port in settings.tcp_addresses():
+            listening += [opened.enter_context(each) for each in bind_tcp(host, port)]
+        for path in settings.unix_socket:
+            listening.append(opened.enter_context(bind_unix(path, settings.unix_socket_mode)))
+            opened.callback(remove_unix, path, os.stat(path).st_ino)
+        listening += [opened.enter_context(inherit(each, "--fd")) for each in settings.file_descriptor]
+    for each in listening:
         each.listen(settings.backlog)
-    return [*settings.file_descriptor, *(each.fileno() for each in bound)]
+    return [each.fileno() for each in listening]
 
 
 # -- inside of the child --------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from daphne_like.cli import main
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 INDEX = DOCS / "index.md"
@@ -144,9 +146,23 @@ def test_scripts_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_command_lines_are_understood(page, capsys):
+    """Every `daphne-like ...` that a page shows has options that exist, with values that they take."""
+    for words in commands(page):
+        if words[0] == "daphne-like":
+            arguments = words[1:] if words[1:2] == ["settings"] else ["settings", *words[1:]]
+            assert main(arguments) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_parses(page):
+    """Every block is a piece of a program, or some lines from inside a dict."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
     for block in code_blocks(page, "python", "py"):
-        compile(block, name_of(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+        try:
+            compile(block, name_of(page), "exec", flags=flags)
+        except SyntaxError:
+            compile("{" + block + "}", name_of(page), "eval", flags=flags)
 
 
 def test_changelog_is_kept():

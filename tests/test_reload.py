@@ -308,7 +308,8 @@ def test_hangup_without_a_terminal_goes_to_the_child(site):
 def test_wrong_words_at_the_first_start_end_the_parent(site):
     with site.served(application="site_being_edited:aplication") as parent:
         assert parent.wait(DEADLINE) == 2
-    said = next(line for line in site.said.text.splitlines() if line.startswith("daphne-like: "))
+    said = site.said.end().splitlines()[-1]
+    assert said.startswith("daphne-like: ")
     assert "no attribute 'aplication'; did you mean 'application'?" in said
 
 
@@ -318,6 +319,12 @@ def test_address_in_use():
         with pytest.raises(StartupFailed) as caught:
             supervise(Settings(port=port, reload=True), "a:b")
     assert str(caught.value) == f"cannot listen on 127.0.0.1:{port}: address in use"
+
+
+def test_descriptor_that_is_no_socket(tmp_path):
+    with (tmp_path / "file").open("w") as file:
+        with pytest.raises(StartupFailed, match=f"^--fd {file.fileno()}: "):
+            supervise(Settings(file_descriptor=(file.fileno(),), reload=True), "a:b")
 
 
 def test_socket_file_that_is_served_is_not_taken_over(tmp_path):

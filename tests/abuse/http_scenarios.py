@@ -9,9 +9,9 @@ timeouts are shortened by the server's options.
 from __future__ import annotations
 
 import hashlib
+import socket
 import time
 from collections.abc import Callable
-from typing import Any
 
 from .client import (
     SENT,
@@ -343,17 +343,27 @@ def chunk_ext_flood(run: Run, size: int) -> None:
     short=Scale((others_below(1), equals(_CALLS_LEFT, 0), equals(_DESCRIPTORS_LEFT, 0)), {"requests": 500}),
 )
 def disconnect_storm(run: Run, requests: int) -> None:
-    targets = [request_head("GET", "/hold"), request_head("GET", f"/stream?size={64 * MIB}")]
+    heads = [request_head("GET", "/hold"), request_head("GET", f"/stream?size={64 * MIB}")]
+    lingering: list[socket.socket] = []
     for number in range(requests):
-        client = connect(run.port)
-        client.sendall(targets[number % 2])
+        client = run.connect()
+        client.sendall(heads[number % 2])
+        # Half of them are gone before the server accepts them, the others mostly after it has begun to
+        # answer.
+        if number % 4 < 2:
+            reset(client)
+        else:
+            lingering.append(client)
+        if len(lingering) > 50:
+            reset(lingering.pop(0))
+    for client in lingering:
         reset(client)
     run.record(_CALLS_LEFT, run.calls_left())
     run.record(_DESCRIPTORS_LEFT, run.descriptors_left())
     run.remark("calls", str(run.stats()["started"]))
 
 
-def _leave(clients: list[Any]) -> None:
+def _leave(clients: list[socket.socket]) -> None:
     """Half of them close, half of them reset."""
     for number, client in enumerate(clients):
         if number % 2:

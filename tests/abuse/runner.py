@@ -63,12 +63,10 @@ def run_scenario(scenario: Scenario, *, short: bool, template: str = OURS, port:
     server = ServerProcess(template, options=scale.options, descriptors=scale.descriptors, port=port)
     try:
         with server:
-            try:
-                _run(scenario, scale, server, outcome)
-            finally:
-                outcome.server_output = server.output()
+            _run(scenario, scale, server, outcome)
     except (OSError, ServerDied, BadAnswer) as error:
         outcome.broken.append(f"{type(error).__name__}: {error}")
+    outcome.server_output = server.printed
     outcome.elapsed = time.monotonic() - began
     return outcome
 

@@ -49,7 +49,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 class ServerDied(Exception):
-    """The server's process has ended, or never answered; carries the end of its output."""
+    """The server's process has ended, or never answered."""
 
 
 def free_port() -> int:
@@ -101,19 +101,20 @@ class ServerProcess:
             self._command = [sys.executable, "-c", _LIMITED, str(descriptors), *self._command]
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
         self._process: subprocess.Popen[bytes] | None = None
+        self.printed = ""  # the end of its output, once it has ended
 
     def __enter__(self) -> ServerProcess:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=self._output,
-            start_new_session=True,
-        )
         try:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                start_new_session=True,
+            )
             self._wait_until_it_answers()
         except BaseException:
             self._end()
@@ -135,7 +136,7 @@ class ServerProcess:
             except (OSError, BadAnswer):
                 pass  # not yet
             if time.monotonic() > deadline:
-                raise ServerDied(f"does not answer after {_START_TIMEOUT:.0f} s\n{self.output()}")
+                raise ServerDied(f"does not answer after {_START_TIMEOUT:.0f} s; {self._last_line()}")
             time.sleep(_POLL_INTERVAL)
 
     def _wait_until_the_port_is_free(self) -> None:
@@ -159,6 +160,7 @@ class ServerProcess:
         if self._process is not None:
             self._process.wait()
             self._wait_until_the_port_is_free()
+        self.printed = self.output()
         self._output.close()
 
     @property
@@ -168,12 +170,16 @@ class ServerProcess:
     def check_alive(self) -> None:
         if not self.alive:
             code = self._process.returncode if self._process is not None else None
-            raise ServerDied(f"the server has ended with {code}\n{self.output()}")
+            raise ServerDied(f"exit code {code}; {self._last_line()}")
 
     def output(self, size: int = 3000) -> str:
         """The last *size* octets that the server printed."""
         length = os.fstat(self._output.fileno()).st_size
         return os.pread(self._output.fileno(), size, max(0, length - size)).decode("utf-8", "replace")
+
+    def _last_line(self) -> str:
+        lines = self.output().strip().splitlines()
+        return f"its last words: {lines[-1]}" if lines else "it printed nothing"
 
     # --- figures ------------------------------------------------------------------------------------------
 

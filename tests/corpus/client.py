@@ -24,7 +24,7 @@ from tests.corpus.judge import Observation, judge
 from tests.corpus.responses import Responses, read_responses
 
 # A server may take this long for whatever it owes.
-PATIENCE = 3.0
+PATIENCE = 5.0
 # What might come unasked for (a second response, a close) comes within this.
 GRACE = 0.1
 # An unfinished request obliges the server to nothing; if it closes, it does so by then.
