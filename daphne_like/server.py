@@ -7,7 +7,7 @@ Stopping, within `graceful_timeout`:
 1. The listening sockets close; new clients go to whoever else listens.
 2. Idle connections close. Requests in course go on, and their responses say ``Connection: close``.
 3. WebSockets are told 1012, spread over the time so that their clients do not all come back at once.
-4. What is left at the end is cut, its applications cancelled, and each named in the log.
+4. What is left at the end is cut, then its applications are cancelled, and each is named in the log.
 5. Lifespan shutdown, once nobody can ask for anything any more.
 """
 
@@ -41,7 +41,8 @@ log = logging.getLogger(logs.SERVER)
 GOODBYES_PER_SECOND = 500
 # Of the graceful time, at most this much for goodbyes: the last told needs some time to answer.
 GOODBYE_SHARE = 0.8
-# After the graceful time, for cancelled applications to end.
+# After the graceful time: for applications to notice that their clients are gone, and to end when cancelled.
+NOTICE_TIME = 1.0
 CANCEL_TIME = 2.0
 
 
@@ -232,14 +233,17 @@ class Server:
             await self._changed.wait()
 
     async def _cut(self, finished: asyncio.Task[None]) -> None:
-        """End what has not ended by itself."""
+        """End what has not ended by itself: first tell applications that their clients are gone."""
         assert self._context is not None and self._factory is not None
+        for connection in list(self._factory.connections):
+            if connection.stream is not None:
+                log.warning("cut a connection that outlasted the graceful time", extra=connection.stream.described)
+            connection.reset("the server stops")
+        await asyncio.wait((finished,), timeout=NOTICE_TIME)
         for stream in list(self._context.running):
-            log.warning("cancelled an application that ran past the graceful time", extra=stream.described)
+            log.warning("cancelled an application that outlasted the graceful time", extra=stream.described)
             if stream.task is not None:
                 stream.task.cancel()
-        for connection in list(self._factory.connections):
-            connection.reset("the server stops")
         await asyncio.wait((finished,), timeout=CANCEL_TIME)
         for stream in self._context.running:
             log.error("an application does not end, leaving it behind", extra=stream.described)

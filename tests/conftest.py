@@ -3,8 +3,10 @@ What every test may rely on.
 
 * `async def test_...` runs on one event loop for the whole session, because Twisted allows one reactor per
   process and that reactor belongs to one loop. The loop is uvloop's where installed, as in production.
-* An async test has a bound (60 s, or `@pytest.mark.time_limit(seconds)`), must leave no task behind, and
-  fails when an exception reached the loop's handler: what a callback raises would go unseen otherwise.
+* Every test has a bound (120 s, or `@pytest.mark.time_limit(seconds)`), so that a hang is one failure with a
+  traceback and not the end of the run.
+* An async test must leave no task behind, and fails when an exception reached the loop's handler: what a
+  callback raises would go unseen otherwise.
 * `@pytest.mark.needs("nginx", "curl")` skips a test, saying why, where a program is missing.
 
 There are no async fixtures: use an async context manager inside the test, which shows where it ends.
@@ -14,6 +16,7 @@ import asyncio
 import inspect
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,7 +31,9 @@ except ImportError:  # Windows
 else:
     NEW_LOOP = uvloop.new_event_loop
 
-DEFAULT_TIME_LIMIT = 60.0
+DEFAULT_TIME_LIMIT = 120.0
+# An async test is cancelled at its limit; only where that does not help is it interrupted.
+INTERRUPT_GRACE = 10.0
 # How long tasks that are about to end anyway (a connection just closed) may take to do so.
 TASK_GRACE = 2.0
 
@@ -56,11 +61,33 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     wanted = inspect.signature(pyfuncitem.obj).parameters
     arguments = {name: value for name, value in pyfuncitem.funcargs.items() if name in wanted}
-    mark = pyfuncitem.get_closest_marker("time_limit")
-    time_limit = mark.args[0] if mark else DEFAULT_TIME_LIMIT
     runner: asyncio.Runner = pyfuncitem.funcargs["event_loop_runner"]
-    runner.run(run_test(pyfuncitem.obj(**arguments), time_limit))
+    runner.run(run_test(pyfuncitem.obj(**arguments), time_limit_of(pyfuncitem)))
     return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Interrupt a test that blocks its thread for too long."""
+    if not hasattr(signal, "setitimer"):  # Windows
+        return (yield)
+    limit = time_limit_of(item) + (INTERRUPT_GRACE if is_async(item) else 0)
+
+    def interrupt(*_: object) -> None:
+        raise TimeoutError(f"not done within {limit:g} s")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def time_limit_of(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("time_limit")
+    return mark.args[0] if mark else DEFAULT_TIME_LIMIT
 
 
 def is_async(item: pytest.Item) -> bool:

@@ -8,6 +8,7 @@ States, and the messages that an application may send in them; anything absent r
     BODY      http.response.body  -> BODY | last
     TRAILERS  http.response.trailers -> TRAILERS (more_trailers) | DONE
               last = TRAILERS where start announced them, else DONE
+    ABANDONED nothing: nobody waits for the rest
 
 HEADERS: the connection holds the head until the first of the body, or until the end of this turn of the event
 loop: one write for small answers, no delay for Server-Sent Events.
@@ -22,8 +23,10 @@ ClientDisconnected (an OSError, spec 2.4).
 """
 
 import asyncio
+import io
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -38,10 +41,17 @@ __all__ = ["HTTPStream"]
 
 log = logging.getLogger(logs.APPLICATION)
 
-REQUEST, HEADERS, BODY, TRAILERS, DONE = "REQUEST", "HEADERS", "BODY", "TRAILERS", "DONE"
+REQUEST, HEADERS, BODY, TRAILERS, DONE, ABANDONED = (
+    "REQUEST",
+    "HEADERS",
+    "BODY",
+    "TRAILERS",
+    "DONE",
+    "ABANDONED",
+)
 
-# What one read from disk hands over: as large as the pipe's other end will take at once, no larger than what
-# a thousand slow downloads may hold.
+# What one read from disk hands over: large enough to make a thread's turn worth it, small enough for a
+# thousand slow downloads at once.
 FILE_CHUNK = 256 * 1024
 
 
@@ -91,9 +101,9 @@ class HTTPStream:
         self._body_given = False
         self._departed = self._told = False
         self._trailers: list[tuple[bytes, bytes]] | None = None
-        self._wakeup = Wakeup()
+        self._wakeup: Wakeup | None = None
         self._status = 0
-        self._started_at = context.clock() if context.access_log.enabled else 0.0
+        self._started_at = time.perf_counter() if context.access_log.enabled else 0.0
         if context.settings.http_timeout is not None:
             self.deadline = context.clock() + context.settings.http_timeout
             context.watch(self)
@@ -114,28 +124,29 @@ class HTTPStream:
             self._body.append(event.data)
             self._waiting += len(event.data)
         self._body_ended = event.end_stream
-        self._wakeup.wake()
+        if self._wakeup is not None:
+            self._wakeup.wake()
 
     def client_silent(self) -> None:
         """The client has closed its side."""
         self._departed = True
         self._watch_departed()
-        self._wakeup.wake()
+        if self._wakeup is not None:
+            self._wakeup.wake()
 
     def client_left(self) -> None:
         """The socket is gone."""
         self._departed = self._told = True
         self._watch_departed()
-        self._wakeup.wake()
+        if self._wakeup is not None:
+            self._wakeup.wake()
 
     def refused(self, status: int) -> None:
         """The request proved malformed, and the connection answers it with *status*: the rest is off."""
         self._departed = self._told = True
-        self._watch_departed()
-        self.state = DONE
         self._status = status
-        self._log_access()
-        self._wakeup.wake()
+        self._end(ABANDONED)
+        self._watch_departed()
 
     def writable(self) -> None:
         """Nothing: send() waits by itself."""
@@ -145,26 +156,28 @@ class HTTPStream:
 
     def _watch_departed(self) -> None:
         """An application that does not notice is ended after a while; one that has answered, never."""
-        limit = self._context.settings.application_close_timeout
-        if limit and self.state is not DONE and self.task is not None and not self.task.done():
+        if self.state is not DONE and self.task is not None and not self.task.done():
+            limit = self._context.settings.application_close_timeout
             self.deadline = min(self.deadline, self._context.clock() + limit)
             self._context.watch(self)
 
     def deadline_passed(self, now: float) -> None:
         """End an application that took too long (--http-timeout, --application-close-timeout)."""
         self.deadline = NEVER
+        self._context.unwatch(self)
         if self.state is DONE or self.task is None or self.task.done():
             return
         if self._departed:
             log.warning(
                 "application did not end after its client left, cancelled it",
-                extra={"path": self.scope["path"], "limit": self._context.settings.application_close_timeout},
+                extra={**self.described, "limit": self._context.settings.application_close_timeout},
             )
         else:
             log.warning(
                 "request took longer than --http-timeout, cancelled its application",
-                extra={"path": self.scope["path"], "limit": self._context.settings.http_timeout},
+                extra={**self.described, "limit": self._context.settings.http_timeout},
             )
+            self._departed = self._told = True
             self._give_up(503, b"The application took too long to answer.\n")
         self.task.cancel()
 
@@ -180,11 +193,9 @@ class HTTPStream:
         else:
             if self.state is not DONE:
                 self._application_returned()
-        finally:
-            context.requests -= 1
-            context.ended(self)
-            if self.deadline != NEVER or context.settings.http_timeout is not None:
-                context.unwatch(self)
+        if self.deadline is not NEVER:
+            context.unwatch(self)
+        context.ended(self)
 
     async def receive(self) -> Message:
         """ASGI receive()."""
@@ -198,9 +209,12 @@ class HTTPStream:
                 self._told = True
                 return {"type": "http.disconnect"}
             transport = self._transport
-            if transport.connection.expects_continue and not self._body_ended and self.state is REQUEST:
+            if transport.connection.expects_continue and self.state is REQUEST:
                 transport.connection.send_informational(self.stream_id, 100, [])
                 transport.flush()
+                transport.receive_more()
+            if self._wakeup is None:
+                self._wakeup = Wakeup()
             await self._wakeup.wait()
 
     def _take_body(self) -> Message:
@@ -220,52 +234,63 @@ class HTTPStream:
             UnexpectedMessage, InvalidMessage: nothing of the message is sent.
         """
         transport = self._transport
-        if (self._told and self._departed) or transport.lost:
+        if self._told and self._departed or transport.lost:
             raise ClientDisconnected("the client has left")
-        kind = message_type(message)
-        handler = _TRANSITIONS.get((self.state, kind))
-        if handler is None:
-            raise UnexpectedMessage(self.state, kind)
+        try:
+            handler = _TRANSITIONS[self.state, message["type"]]
+        except (KeyError, TypeError):
+            raise UnexpectedMessage(self.state, message_type(message)) from None
         waits = handler(self, message)
         if waits is not None:
             await waits
-        elif transport.blocked:
+        elif transport.connection.buffered and transport.blocked:
             await transport.drained()
 
     def _start(self, message: Message) -> None:
-        status = message_status(message)
-        self._transport.connection.send_headers(self.stream_id, status, message_headers(message))
+        status = message.get("status")
+        if type(status) is not int or not 200 <= status <= 999:
+            status = message_status(message)
+        headers = message.get("headers")
+        if type(headers) is not list:
+            headers = message_headers(message)
+        transport = self._transport
+        transport.connection.send_headers(self.stream_id, status, headers)
         self._status = status
         if message.get("trailers"):
             self._trailers = []
         self.state = HEADERS
-        self._transport.flush_soon()
+        transport.flush_soon()
 
     def _send_body(self, message: Message) -> None:
-        body = message_body(message)
-        if message.get("more_body", False):
-            self._transport.connection.send_data(self.stream_id, body)
-            self.state = BODY
-            self._transport.flush_soon()
-        else:
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = message_body(message)
+        if not message.get("more_body", False):
             self._send_last(body)
+        else:
+            transport = self._transport
+            transport.connection.send_data(self.stream_id, body)
+            self.state = BODY
+            transport.flush_soon()
 
     def _send_last(self, data: bytes) -> None:
-        connection = self._transport.connection
+        transport = self._transport
         if self._trailers is None:
-            connection.send_data(self.stream_id, data, True)
-            self._done()
+            transport.connection.send_data(self.stream_id, data, True)
+            self._end(DONE)
+            transport.response_ended()
         else:
-            connection.send_data(self.stream_id, data)
+            transport.connection.send_data(self.stream_id, data)
             self.state = TRAILERS
-            self._transport.flush_soon()
+            transport.flush_soon()
 
     def _send_trailers(self, message: Message) -> None:
         assert self._trailers is not None
         self._trailers += message_headers(message)
         if not message.get("more_trailers", False):
             self._transport.connection.send_trailers(self.stream_id, self._trailers)
-            self._done()
+            self._end(DONE)
+            self._transport.response_ended()
 
     def _early_hint(self, message: Message) -> None:
         if self.scope["http_version"] == "1.0":
@@ -277,60 +302,68 @@ class HTTPStream:
         connection.send_informational(self.stream_id, 103, [(b"link", link) for link in links])
         self._transport.flush_soon()
 
-    async def _pathsend(self, message: Message) -> None:
-        """Send a file as the body: read in a thread, no faster than the client takes it."""
+    def _pathsend(self, message: Message) -> Awaitable[None]:
         path = message.get("path")
         if not isinstance(path, str) or not os.path.isabs(path):
             raise InvalidMessage(f"http.response.pathsend: path is an absolute path, not {path!r}")
+        # Opened here and not in a thread, so that an error is still in time for a 500. Without waiting, so
+        # that a FIFO of that name stops nobody.
+        file = open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)  # noqa: SIM115
+        return self._send_file(file)
+
+    async def _send_file(self, file: io.FileIO) -> None:
+        """Send a file as the body: read in threads, no faster than the client takes it."""
         transport = self._transport
-        connection = transport.connection
-        in_thread = asyncio.get_running_loop().run_in_executor
-        descriptor = await in_thread(None, os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+        loop = asyncio.get_running_loop()
+        reading: asyncio.Future[bytes] | None = None
         try:
             data = b""
-            if self.scope["method"] != "HEAD":
-                while True:
-                    following = await in_thread(None, os.read, descriptor, FILE_CHUNK)
-                    if transport.lost:
-                        raise ClientDisconnected("the client has left")
-                    if not following:
-                        break
-                    if data:
-                        connection.send_data(self.stream_id, data)
-                        self.state = BODY
-                        transport.flush_soon()
-                        await transport.drained()
-                    data = following
+            while self.scope["method"] != "HEAD":
+                reading = loop.run_in_executor(None, file.read, FILE_CHUNK)
+                following = await asyncio.shield(reading)
+                if transport.lost:
+                    raise ClientDisconnected("the client has left")
+                if not following:
+                    break
+                if data:
+                    transport.connection.send_data(self.stream_id, data)
+                    self.state = BODY
+                    transport.flush_soon()
+                    await transport.drained()
+                data = following
         finally:
-            os.close(descriptor)
+            # Cancelled while a thread reads: closing under it would let it read from whatever gets the
+            # descriptor next.
+            if reading is None or reading.done():
+                file.close()
+            else:
+                reading.add_done_callback(lambda _: file.close())
         self._send_last(data)
 
     # ---- endings
 
-    def _done(self) -> None:
-        self.state = DONE
-        self._log_access()
-        # Whoever waits in receive() for http.disconnect is told now.
-        self._wakeup.wake()
-        self._transport.response_ended()
+    def _end(self, state: str) -> None:
+        """The response is complete, or never will be."""
+        self.state = state
+        context = self._context
+        context.requests -= 1
+        if context.access_log.enabled:
+            self._log_access()
+        if self._wakeup is not None:
+            self._wakeup.wake()  # whoever waits in receive() is told http.disconnect
 
     def _application_raised(self, error: BaseException) -> None:
-        if isinstance(error, ClientDisconnected) and self._departed:
+        nobody_waits = self._departed or self.state is DONE
+        if nobody_waits and isinstance(error, (ClientDisconnected, asyncio.CancelledError)):
             self._abandon()
-        elif isinstance(error, asyncio.CancelledError) and (self._departed or self._context.draining):
+        elif self._context.draining and isinstance(error, asyncio.CancelledError):
             self._abandon()
-        elif isinstance(error, asyncio.CancelledError) and self.state is DONE:
-            pass
         else:
-            log.error(
-                "application failed",
-                exc_info=error,
-                extra=self.described,
-            )
+            log.error("application failed", exc_info=error, extra=self.described)
             self._give_up()
 
     def _application_returned(self) -> None:
-        if self._departed:
+        if self._departed or self.state is ABANDONED:
             self._abandon()
             return
         log.error(
@@ -341,7 +374,7 @@ class HTTPStream:
 
     def _give_up(self, status: int = 500, text: bytes = b"Internal Server Error\n") -> None:
         """Answer for the application if that is still possible, else cut the connection."""
-        if self.state is DONE:
+        if self.state in _OVER:
             return
         transport = self._transport
         connection = transport.connection
@@ -352,21 +385,17 @@ class HTTPStream:
         self._trailers = None
         connection.send_headers(self.stream_id, status, [(b"content-type", b"text/plain; charset=utf-8")])
         connection.send_data(self.stream_id, text, True)
-        self._done()
+        self._end(DONE)
+        transport.response_ended()
 
     def _abandon(self) -> None:
         """Nobody waits for the rest."""
-        if self.state is not DONE:
-            self.state = DONE
-            self._log_access()
-            self._wakeup.wake()
-            if not self._transport.lost:
-                self._transport.reset("the response was not completed")
+        if self.state not in _OVER:
+            self._end(ABANDONED)
+            self._transport.reset("the response was not completed")
 
     def _log_access(self) -> None:
         context = self._context
-        if not context.access_log.enabled:
-            return
         scope = self.scope
         agent = referer = b""
         for name, value in scope["headers"]:
@@ -382,11 +411,13 @@ class HTTPStream:
             http_version=scope["http_version"],
             status=self._status,
             bytes_sent=self._transport.connection.body_sent,
-            duration=context.clock() - self._started_at,
+            duration=time.perf_counter() - self._started_at,
             user_agent=agent,
             referer=referer,
         )
 
+
+_OVER = (DONE, ABANDONED)
 
 _TRANSITIONS: dict[tuple[str, str], Callable[[HTTPStream, Message], Awaitable[None] | None]] = {
     (REQUEST, "http.response.start"): HTTPStream._start,

@@ -23,12 +23,15 @@ log = logging.getLogger(logs.SERVER)
 
 def http_scope(event: RequestReceived, transport: StreamTransport) -> dict[str, Any]:
     """Scope of a request."""
-    extensions: dict[str, Any] = {"http.response.trailers": {}, "http.response.pathsend": {}}
-    if event.http_version != "1.0":
-        extensions["http.response.early_hint"] = {}
-    scope = _scope("http", event, transport, extensions)
+    scope = _scope("http", event, transport, _HTTP_EXTENSIONS[event.http_version].copy())
     scope["method"] = event.method
     return scope
+
+
+_HTTP_EXTENSIONS: dict[str, dict[str, Any]] = {
+    "1.1": {"http.response.trailers": {}, "http.response.pathsend": {}, "http.response.early_hint": {}},
+    "1.0": {"http.response.trailers": {}, "http.response.pathsend": {}},
+}
 
 
 def websocket_scope(

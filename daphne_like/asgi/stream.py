@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from daphne_like.asgi.forwarded import TrustedPeers
 from daphne_like.http.events import DataReceived
 from daphne_like.http.h1 import H1Connection
+from daphne_like.http.h1_tokenizer import FieldTokenizer
 from daphne_like.http.identity import Identity
 from daphne_like.http.limits import Limits
 from daphne_like.logs import AccessLog
@@ -152,6 +153,7 @@ class ServerContext:
     access_log: AccessLog
     trusted: TrustedPeers
     state: dict[str, Any] | None = None
+    tokenizer: FieldTokenizer = field(default_factory=FieldTokenizer)
     running: set[Stream] = field(default_factory=set)
     requests: int = 0
     idle: Callable[[], None] | None = None

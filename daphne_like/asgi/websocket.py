@@ -33,7 +33,7 @@ from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup
 from daphne_like.errors import ClientDisconnected, InvalidMessage, UnexpectedMessage
 from daphne_like.http.events import DataReceived, RequestReceived
 from daphne_like.typing import Headers, Message
-from daphne_like.websocket.codec import ABNORMAL_CLOSURE, Closed, Codec
+from daphne_like.websocket.codec import ABNORMAL_CLOSURE, UNFINISHED, Closed, Codec
 from daphne_like.websocket.handshake import Handshake, negotiate_deflate
 
 __all__ = ["WebSocketStream"]
@@ -144,6 +144,10 @@ class WebSocketStream:
             message = codec.next_message()
             if message is None:
                 break
+            if message is UNFINISHED:
+                self._stalled = True
+                asyncio.get_running_loop().call_soon(self.writable)
+                break
             if type(message) is Closed:
                 self._closed_by_client(message)
                 break
@@ -183,9 +187,8 @@ class WebSocketStream:
             self._disconnect = (code, reason)
         if was_open:
             self._log_close(self._disconnect[0])
-        limit = self._context.settings.application_close_timeout
-        if limit and self.task is not None and not self.task.done():
-            self.deadline = self._context.clock() + limit
+        if self.task is not None and not self.task.done():
+            self.deadline = self._context.clock() + self._context.settings.application_close_timeout
         else:
             self.deadline = NEVER
             self._context.unwatch(self)
@@ -406,6 +409,7 @@ class WebSocketStream:
         if self._disconnect is None:
             self._disconnect = (code, reason)
         self._inbox.clear()
+        self._waiting = 0
         self.state = CLOSING
         self.deadline = self._context.clock() + self._context.settings.websocket_close_timeout
         self._send_control_frames()

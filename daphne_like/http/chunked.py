@@ -10,7 +10,7 @@ that allow it in chunk lines have been led to see two messages where others saw 
 
 from daphne_like.errors import RemoteProtocolError
 from daphne_like.http.grammar import CHUNK_LINE
-from daphne_like.http.h1_tokenizer import cut_fields
+from daphne_like.http.h1_tokenizer import FieldTokenizer
 
 __all__ = ["ChunkedDecoder"]
 
@@ -121,7 +121,8 @@ class ChunkedDecoder:
                 raise RemoteProtocolError("bare LF in a trailer section")
             self._pending = waiting
             return None
-        cut_fields(data[position : end + 4])  # "MUST NOT merge": judged, then dropped (RFC 9110 §6.5.1)
+        # "MUST NOT merge": judged, then dropped -- RFC 9110 §6.5.1
+        FieldTokenizer().cut(data[position : end + 4])
         return data[end + 4 :]
 
 

@@ -40,7 +40,28 @@ ORIGIN_FORM = re.compile(rb"(/[\x21\x22\x24-\x3e\x40-\x7e]*)(?:\?([\x21\x22\x24-
 # reg-name = *( unreserved / pct-encoded / sub-delims ), minus "," which would let a list of hosts
 # pass for one, and minus the empty name, which no site answers to.
 _REG_NAME = rb"(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+"
-_IP_LITERAL = rb"\[(?:[0-9A-Fa-f:]+(?:\.[0-9]{1,3}){0,3}|v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\]"
+# IPv6address, spelled out: "::" once, for at least one group; the last two groups may be an IPv4address.
+_H16 = rb"[0-9A-Fa-f]{1,4}"
+_DEC_OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_LS32 = rb"(?:" + _H16 + rb":" + _H16 + rb"|" + _DEC_OCTET + rb"(?:\." + _DEC_OCTET + rb"){3})"
+_IPV6 = (
+    rb"(?:%s)"
+    % rb"|".join(
+        (
+            rb"(?:%(h)s:){6}%(l)s",
+            rb"::(?:%(h)s:){5}%(l)s",
+            rb"(?:%(h)s)?::(?:%(h)s:){4}%(l)s",
+            rb"(?:(?:%(h)s:){0,1}%(h)s)?::(?:%(h)s:){3}%(l)s",
+            rb"(?:(?:%(h)s:){0,2}%(h)s)?::(?:%(h)s:){2}%(l)s",
+            rb"(?:(?:%(h)s:){0,3}%(h)s)?::%(h)s:%(l)s",
+            rb"(?:(?:%(h)s:){0,4}%(h)s)?::%(l)s",
+            rb"(?:(?:%(h)s:){0,5}%(h)s)?::%(h)s",
+            rb"(?:(?:%(h)s:){0,6}%(h)s)?::",
+        )
+    )
+    % {b"h": _H16, b"l": _LS32}
+)
+_IP_LITERAL = rb"\[(?:" + _IPV6 + rb"|v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\]"
 _PORT = rb"(?::[0-9]{0,5})?"
 
 # Host = uri-host [ ":" port ]                                           RFC 9110 §7.2

@@ -19,9 +19,10 @@ import re
 
 from daphne_like.errors import RemoteProtocolError
 from daphne_like.http.chunked import ChunkedDecoder
-from daphne_like.http.events import DataReceived, Event, RequestReceived, StreamReset
-from daphne_like.http.h1_head import judge_head, split_request_line
-from daphne_like.http.h1_response import ResponseWriter
+from daphne_like.http.events import DataReceived, Event, StreamReset
+from daphne_like.http.h1_head import HeaderSection, RequestHead, judge_head, judge_section, split_request_line
+from daphne_like.http.h1_response import NO_REQUEST, ResponseWriter
+from daphne_like.http.h1_tokenizer import FieldTokenizer
 from daphne_like.http.identity import Identity
 from daphne_like.http.limits import Limits
 from daphne_like.typing import Headers
@@ -36,6 +37,9 @@ MAX_DISCARD = 64 * 1024
 # -- RFC 9112 §2.2. One for each side of an old client's stray CRLF after a body, no more.
 MAX_LEADING_CRLF = 4
 
+# A client repeats its header section from request to request: up to this size, what it says is kept.
+MAX_KEPT_SECTION = 1024
+
 # Of a request line, what is not its target: any method in use, and the version.
 MAX_LINE_REST = 64
 
@@ -47,13 +51,17 @@ _NEVER_IN_HEAD = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
 _TCHAR = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
-class H1Connection:
+_NO_SECTION = HeaderSection([], None, None, [], [], False, False, False)
+
+
+class H1Connection(ResponseWriter):
     """
     One connection that speaks HTTP/1.0 or HTTP/1.1.
 
     Args:
         limits: what a request may be at most.
         identity: the fields that every response carries.
+        tokenizer: of the event loop.
 
     Attributes:
         stream_id: of the current request; 0 before the first.
@@ -68,29 +76,34 @@ class H1Connection:
         "_checked",
         "_decoder",
         "_events",
-        "_keep_alive",
         "_leading",
         "_limits",
         "_reading",
         "_remaining",
-        "_response",
+        "_section",
+        "_section_bytes",
+        "_start",
+        "_tokenizer",
         "expects_continue",
         "lingers",
         "should_close",
         "stream_id",
     )
 
-    def __init__(self, limits: Limits, identity: Identity) -> None:
+    def __init__(self, limits: Limits, identity: Identity, tokenizer: FieldTokenizer) -> None:
+        super().__init__(identity)
         self._limits = limits
-        self._response = ResponseWriter(identity)
+        self._tokenizer = tokenizer
         self._events: list[Event] = []
         self._reading = _HEAD
-        self._buffer = b""
-        self._checked = 0  # of the buffer, while it is a partial head
+        self._buffer = b""  # what has not been read of what came
+        self._start = 0  # where in the buffer that begins
+        self._checked = 0  # up to where the buffer was searched for the end of a head
         self._leading = 0
+        self._section: HeaderSection = _NO_SECTION  # the last one, and what it was read from
+        self._section_bytes = b""
         self._remaining = 0  # of a fixed body; counts up for a chunked one
         self._decoder: ChunkedDecoder | None = None
-        self._keep_alive = True
         self.expects_continue = False
         self.lingers = False
         self.should_close = False
@@ -110,13 +123,13 @@ class H1Connection:
 
     @property
     def reads_body(self) -> bool:
-        """More of the current request's body is to come."""
-        return self._reading in _IN_BODY
+        """More of the current request's body is to come, and the client is free to send it."""
+        return self._reading in _IN_BODY and not self.expects_continue
 
     @property
     def held(self) -> int:
         """Bytes received that wait for the response in course to end."""
-        return len(self._buffer) if self._reading == _HELD else 0
+        return len(self._buffer) - self._start if self._reading == _HELD else 0
 
     def receive_data(self, data: bytes) -> None:
         """
@@ -126,19 +139,35 @@ class H1Connection:
             RemoteProtocolError: call refuse() with it, if the response has not started.
         """
         if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
+            data = self._buffer[self._start :] + data
+            self._checked -= self._start
+            self._start = 0
+        self._buffer = data
+        self._read()
+
+    def _read(self) -> None:
+        """Read the buffer as far as the state allows."""
         reading = self._reading
         if reading == _HEAD:
-            self._read_head(data)
-        elif reading == _FIXED or reading == _DISCARDING:
-            self._read_fixed(data)
-        elif reading == _CHUNKED:
-            self._read_chunked(data)
-        elif reading == _HELD:
-            self._buffer = data
-        elif reading == _TUNNEL:
-            self._events.append(DataReceived(self.stream_id, data, False))
+            self._read_head()
+            reading = self._reading
+        if self._buffer:
+            if reading == _FIXED or reading == _DISCARDING:
+                self._read_fixed()
+            elif reading == _CHUNKED:
+                self._read_chunked()
+            elif reading == _TUNNEL:
+                self._events.append(DataReceived(self.stream_id, self._take_buffer(), False))
+            elif reading == _CLOSED:
+                self._buffer = b""
+
+    def _take_buffer(self) -> bytes:
+        data = self._buffer
+        if self._start:
+            data = data[self._start :]
+            self._start = 0
+        self._buffer = b""
+        return data
 
     def receive_eof(self) -> None:
         """
@@ -164,43 +193,47 @@ class H1Connection:
         Raises:
             RemoteProtocolError: from a request that had waited.
         """
-        if self._reading == _HEAD and self._buffer and not self._checked:
-            data, self._buffer = self._buffer, b""
-            self._read_head(data)
+        if self._buffer and self._reading == _HEAD and self._checked <= self._start:
+            self._read()
         events = self._events
         if events:
             self._events = []
         return events
 
-    def _read_head(self, data: bytes) -> None:
-        if data[:1] == b"\r":
-            data = self._skip_empty_lines(data)
-        end = data.find(b"\r\n\r\n", max(0, self._checked - 3), self._limits.max_head_size)
+    def _read_head(self) -> None:
+        data = self._buffer
+        start = self._start
+        if data[start : start + 1] == b"\r":
+            start = self._skip_empty_lines()
+        end = data.find(b"\r\n\r\n", max(start, self._checked - 3), start + self._limits.max_head_size)
         if end < 0:
-            if data:
-                self._check_partial_head(data)
-            self._checked = len(data)
-            self._buffer = data
+            partial = self._take_buffer()
+            if partial:
+                self._check_partial_head(partial)
+            self._checked = len(partial)
+            self._buffer = partial
             return
+        end += 4
         self._checked = self._leading = 0
-        self._announce(data[: end + 4])
-        rest = data[end + 4 :]
-        if self._reading == _HELD:
-            self._buffer = rest
-        elif rest:
-            if self._reading == _FIXED:
-                self._read_fixed(rest)
-            else:
-                self._read_chunked(rest)
+        if end == len(data):
+            self._buffer = b""
+            self._start = 0
+        else:
+            self._start = end
+        line_end = data.index(b"\r\n", start)
+        section = data[line_end + 2 : end]
+        if section != self._section_bytes:
+            self._section = judge_section(section, self._limits, self._tokenizer)
+            self._section_bytes = section if len(section) <= MAX_KEPT_SECTION else b""
+        self._announce(judge_head(data[start:line_end], self._section, self._limits))
 
-    def _skip_empty_lines(self, data: bytes) -> bytes:
-        while data.startswith(b"\r\n"):
+    def _skip_empty_lines(self) -> int:
+        while self._buffer.startswith(b"\r\n", self._start):
             self._leading += 2
-            self._checked = 0
             if self._leading > MAX_LEADING_CRLF:
                 raise RemoteProtocolError("empty lines before the request line")
-            data = data[2:]
-        return data
+            self._start += 2
+        return self._start
 
     def _check_partial_head(self, data: bytes) -> None:
         """Refuse what no continuation can make acceptable, so that its sender need not be waited for."""
@@ -218,59 +251,48 @@ class H1Connection:
         if _NEVER_IN_HEAD.search(data, max(0, self._checked - 1)):
             raise RemoteProtocolError("bare CR, bare LF or NUL in a request head")
 
-    def _announce(self, data: bytes) -> None:
-        head = judge_head(data, self._limits)
+    def _announce(self, head: RequestHead) -> None:
         self.stream_id += 1
         length = head.content_length
-        if length is None:
+        if length == 0:
+            self._reading = _HELD
+        elif length is None:
             self._reading = _CHUNKED
             self._decoder = ChunkedDecoder()
             self._remaining = 0
-        elif length:
+        else:
             self._reading = _FIXED
             self._remaining = length
-        else:
-            self._reading = _HELD
         self.expects_continue = head.expects_continue
         if not head.keep_alive:
             self._keep_alive = False
-        self._response.expect(head.method, head.http_version, head.trailers)
-        self._events.append(
-            RequestReceived(
-                self.stream_id,
-                head.method,
-                head.raw_path,
-                head.query_string,
-                head.headers,
-                head.http_version,
-                length == 0,
-                head.upgrade,
-            )
-        )
+        head.event.stream_id = self.stream_id
+        self._expect_response_to(head)
+        self._events.append(head.event)
 
-    def _read_fixed(self, data: bytes) -> None:
+    def _read_fixed(self) -> None:
+        data = self._take_buffer()
         remaining = self._remaining
         size = len(data)
         self.expects_continue = False
-        if size < remaining:
-            self._remaining = remaining - size
-            if self._reading == _FIXED:
-                self._events.append(DataReceived(self.stream_id, data, False))
-            return
         if size > remaining:
-            self._buffer = data[remaining:]
+            self._buffer = data
+            self._start = remaining
             data = data[:remaining]
-        self._remaining = 0
+            size = remaining
+        self._remaining = remaining - size
+        whole = size == remaining
         if self._reading == _FIXED:
-            self._reading = _HELD
-            self._events.append(DataReceived(self.stream_id, data, True))
-        else:
+            self._events.append(DataReceived(self.stream_id, data, whole))
+            if whole:
+                self._reading = _HELD
+        elif whole:
             self._reading = _HEAD
 
-    def _read_chunked(self, data: bytes) -> None:
+    def _read_chunked(self) -> None:
         assert self._decoder is not None
         self.expects_continue = False
-        content, rest = self._decoder.feed(data)
+        content, rest = self._decoder.feed(self._take_buffer())
         limit = self._limits.max_body_size
         if limit:
             self._remaining += len(content)
@@ -284,66 +306,20 @@ class H1Connection:
         elif content:
             self._events.append(DataReceived(self.stream_id, content, False))
 
-    # ---- sending
+    # ---- sending, beside what ResponseWriter does
 
-    @property
-    def buffered(self) -> int:
-        """Bytes that data_to_send() would give now, a held head not counted."""
-        return self._response.buffered
-
-    @property
-    def body_sent(self) -> int:
-        """Octets of the current response's body written so far, without framing."""
-        return self._response.body_sent
-
-    @property
-    def response_started(self) -> bool:
-        """A final response to the current request is in the outbound buffer, or beyond."""
-        return self._response.started
-
-    def send_informational(self, stream_id: int, status: int, headers: Headers) -> None:
-        """Send a 1xx response, which leaves the final one to come. Raises InvalidMessage."""
-        self._response.informational(status, headers)
-        if status == 100:
-            self.expects_continue = False
-
-    def send_headers(self, stream_id: int, status: int, headers: Headers) -> None:
-        """
-        Begin the final response. Its head is held until its body or data_to_send() calls for it.
-
-        Raises:
-            InvalidMessage: nothing has been sent, and another head may be tried.
-        """
-        self._response.begin(status, headers, close=not self._keep_alive or self._stops_here())
-
-    def _stops_here(self) -> bool:
-        """More of the request is to come than is worth reading on for."""
-        if self._reading == _FIXED:
-            return self._remaining > MAX_DISCARD or self.expects_continue
-        return self._reading == _CHUNKED
-
-    def withdraw_headers(self, stream_id: int) -> bool:
-        """Take back a head that is still held. Returns whether another response can be sent."""
-        return self._response.withdraw()
-
-    def send_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
-        """
-        Append to the response's body. Where a response has none (HEAD, 204), *data* is dropped.
-
-        Raises:
-            InvalidMessage: more or less than Content-Length announced. Nothing of *data* is sent.
-        """
-        self._response.body(data, end_stream)
-        if end_stream:
-            self._response_complete()
-
-    def send_trailers(self, stream_id: int, headers: Headers) -> None:
-        """End the response with trailer fields, where the client takes them. Raises InvalidMessage."""
-        self._response.trailers(headers)
-        self._response_complete()
+    def _must_close(self) -> bool:
+        """Also when more of the request is to come than is worth reading on for."""
+        reading = self._reading
+        if reading == _HELD:
+            return not self._keep_alive
+        if reading == _FIXED:
+            return not self._keep_alive or self._remaining > MAX_DISCARD or self.expects_continue
+        return True
 
     def _response_complete(self) -> None:
-        if not self._response.keep_alive or not self._keep_alive:
+        self.expects_continue = False
+        if not self._keep_alive:
             self.should_close = True
             self.lingers = self._reading in _IN_BODY or bool(self._buffer)
             self._reading = _CLOSED
@@ -352,38 +328,40 @@ class H1Connection:
         else:
             self._reading = _DISCARDING
 
+    def send_informational(self, stream_id: int, status: int, headers: Headers) -> None:
+        """As ResponseWriter's; 100 ends the client's wait."""
+        super().send_informational(stream_id, status, headers)
+        if status == 100:
+            self.expects_continue = False
+
     def switch_protocols(self, stream_id: int, headers: Headers) -> None:
         """Answer 101; from now on bytes go through in both directions (RFC 9110 §7.8)."""
-        self._response.switch_protocols(headers)
+        self._send_switching_protocols(headers)
         self._reading = _TUNNEL
         if self._buffer:
-            self._events.append(DataReceived(stream_id, self._buffer, False))
-            self._buffer = b""
+            self._read()
 
     def refuse(self, error: RemoteProtocolError) -> None:
         """Answer a request that cannot be read, and read nothing more. Not once a response has started."""
         self._events = []
         self._buffer = b""
+        self._start = 0
         self._reading = _CLOSED
         self._keep_alive = False
-        response = self._response
-        response.withdraw()
-        response.expect("GET", "1.1", False)
+        self.withdraw_headers(self.stream_id)
+        self._expect_response_to(NO_REQUEST)
         body = error.reason.encode("ascii", "replace") + b"\n"
-        response.begin(error.status_hint, [(b"content-type", b"text/plain; charset=utf-8")], close=True)
-        response.body(body, True)
-        self.should_close = self.lingers = True
+        self.send_headers(self.stream_id, error.status_hint, [(b"content-type", b"text/plain; charset=utf-8")])
+        self.send_data(self.stream_id, body, True)
+        self.lingers = True
 
     def stop_keeping_alive(self) -> None:
         """The response in course, or the next one, is the last. An idle connection is over at once."""
         self._keep_alive = False
-        if self.is_idle:
+        if self.is_idle or self._reading == _DISCARDING:
             self.should_close = True
+            self.lingers = self._reading == _DISCARDING
             self._reading = _CLOSED
-
-    def data_to_send(self) -> list[bytes]:
-        """Take what is to be written, in pieces as they came. A head that is held goes with it."""
-        return self._response.take()
 
 
 _IN_BODY = frozenset((_FIXED, _CHUNKED))

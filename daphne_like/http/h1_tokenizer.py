@@ -7,50 +7,78 @@ a bare CR or LF, NUL and other controls in a value, a name that is no token, whi
 obs-fold. It never sees a request line or a body: it knows a fixed list of methods, reads several versions of
 HTTP and RTSP, and its idea of a body would be a second opinion beside ours.
 
-A parser lives for one section: making one takes 0.1 us, keeping one would take 1 KiB of every idle connection.
+Making a parser costs as much as reading a small section, and keeping one would cost each idle connection a
+kilobyte: one FieldTokenizer serves all connections of an event loop.
 """
+
+import re
 
 import httptools
 
 from daphne_like.errors import RemoteProtocolError
 from daphne_like.typing import Headers
 
-__all__ = ["cut_fields"]
+__all__ = ["FieldTokenizer"]
 
 # Some message that has no body and no requirements of its own, to stand before the fields.
 _HEAD = b"GET / HTTP/1.1\r\n"
 
 
-class _Fields:
-    """The object that llhttp calls back."""
+# llhttp takes "chunked" and a tab after it for a coding that it does not know. A line of nothing but blanks
+# stays: without them it would be the end of the section.
+_BLANKS_AFTER_VALUE = re.compile(rb"(?<![\t\n ])[\t ]+\r\n")
 
-    __slots__ = ("fields",)
+
+class FieldTokenizer:
+    """
+    Cuts one header section after the other.
+
+    Not for several threads: llhttp calls back into Python, where another thread may run.
+    """
+
+    __slots__ = ("_fields", "_parser")
 
     def __init__(self) -> None:
-        self.fields: Headers = []
+        self._fields: Headers = []
+        self._parser: httptools.HttpRequestParser | None = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.lower(), value))
+        """Called by llhttp."""
+        self._fields.append((name.lower(), value))
 
+    def cut(self, section: bytes) -> Headers:
+        """
+        Return the fields of a header section in order, names in lower case.
 
-def cut_fields(section: bytes) -> Headers:
-    """
-    Return the fields of a header section in order, names in lower case.
+        Call renew() afterwards where the section says anything about a body, an upgrade or the connection:
+        llhttp then waits for what never comes to it.
 
-    Args:
-        section: all field lines, and the empty line that ends them.
+        Args:
+            section: all field lines, and the empty line that ends them.
 
-    Raises:
-        RemoteProtocolError: 400.
-    """
-    collector = _Fields()
-    try:
-        httptools.HttpRequestParser(collector).feed_data(_HEAD + section)
-    except httptools.HttpParserUpgrade:
-        pass  # the section asks for an upgrade and is complete
-    except httptools.HttpParserError as error:
-        raise RemoteProtocolError(f"malformed header section: {error}") from None
-    fields = collector.fields
-    if b" \r\n" in section or b"\t\r\n" in section:  # llhttp leaves blanks after a value in place
-        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
-    return fields
+        Raises:
+            RemoteProtocolError: 400.
+        """
+        tabs = b"\t\r\n" in section
+        if tabs:
+            section = _BLANKS_AFTER_VALUE.sub(b"\r\n", section)
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(_HEAD + section)
+        except httptools.HttpParserUpgrade:
+            pass  # the section asks for an upgrade and is complete
+        except httptools.HttpParserError as error:
+            self._fields = []
+            self._parser = None
+            raise RemoteProtocolError(f"malformed header section: {error}") from None
+        fields = self._fields
+        self._fields = []
+        if tabs or b" \r\n" in section:  # llhttp leaves blanks after a value in place
+            fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+        return fields
+
+    def renew(self) -> None:
+        """Begin the next section with a new parser."""
+        self._parser = None

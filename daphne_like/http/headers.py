@@ -16,12 +16,11 @@ __all__ = [
     "PLAIN",
     "SERVER",
     "TRANSFER_ENCODING",
-    "check_field_values",
     "content_length",
     "drop_underscores",
-    "field_kind",
     "list_members",
     "request_target",
+    "response_field",
 ]
 
 # ---- requests
@@ -61,17 +60,28 @@ def request_target(method: bytes, target: bytes, host: bytes | None) -> tuple[by
     """
     if method == b"CONNECT":
         raise RemoteProtocolError("CONNECT is for proxies", status_hint=501)
-    if host is not None and HOST.fullmatch(host) is None:
-        raise RemoteProtocolError("invalid Host")
+    if host is not None and host not in _KNOWN_HOSTS:
+        if HOST.fullmatch(host) is None:
+            raise RemoteProtocolError("invalid Host")
+        if len(_KNOWN_HOSTS) < _MAX_KNOWN_HOSTS and len(host) <= _MAX_KNOWN_HOST:
+            _KNOWN_HOSTS.add(host)
     match = ORIGIN_FORM.fullmatch(target)
     if match is not None:
-        return match[1], match[2] or b"", host
+        path, query = match.groups()
+        return path, query or b"", host
     if target == b"*" and method == b"OPTIONS":
         return target, b"", host
     match = ABSOLUTE_FORM.fullmatch(target)
     if match is None:
         raise RemoteProtocolError("malformed request-target")
     return match[2] or b"/", match[3] or b"", match[1]
+
+
+# Hosts that were found valid: a site has a few, and each request names one of them. Whoever makes names up gains
+# nothing by filling this.
+_KNOWN_HOSTS: set[bytes] = set()
+_MAX_KNOWN_HOSTS = 256
+_MAX_KNOWN_HOST = 64
 
 
 def drop_underscores(fields: Headers) -> Headers:
@@ -96,42 +106,40 @@ _SPECIAL = {
     b"server": SERVER,
 }
 
-# Names as applications spell them -> kind. An application uses a few dozen; one that makes names up must not
-# be able to fill memory with them.
-_KNOWN_NAMES: dict[bytes, int] = dict(_SPECIAL)
-_MAX_KNOWN_NAMES = 1024
+# Fields that were found valid -> (kind, line). Nearly all of an application's fields say the same in each
+# response; judging and rendering them again is most of what a head costs. One that makes fields up must not be
+# able to fill memory with them.
+_KNOWN_FIELDS: dict[tuple[bytes, bytes], tuple[int, bytes]] = {}
+_MAX_KNOWN_FIELDS = 1024
+_MAX_KNOWN_LINE = 256
 
 
-def field_kind(name: bytes) -> int:
+def response_field(field: tuple[bytes, bytes]) -> tuple[int, bytes]:
     """
-    Return how the connection treats a response field of that name.
+    Judge and render a field of a response.
+
+    Returns:
+        ``(kind, line)``: how the connection treats it, and the line with its CRLF.
 
     Raises:
-        InvalidMessage: the name is not bytes, or no token.
+        InvalidMessage: no pair of bytes, a name that is no token, CR, LF or NUL in the value.
     """
     try:
-        return _KNOWN_NAMES[name]
+        return _KNOWN_FIELDS[field]
     except (KeyError, TypeError):
         pass
-    if not isinstance(name, bytes):
-        raise InvalidMessage(f"header names are bytes, not {type(name).__name__}: {name!r}")
+    try:
+        name, value = field
+    except (TypeError, ValueError):
+        raise InvalidMessage(f"headers are pairs of bytes, not {field!r}") from None
+    if not isinstance(name, bytes) or not isinstance(value, bytes):
+        wrong = value if isinstance(name, bytes) else name
+        raise InvalidMessage(f"headers are pairs of bytes, not {type(wrong).__name__}: {name!r}: {value!r}")
     if FIELD_NAME.fullmatch(name) is None:
         raise InvalidMessage(f"not a header name: {name!r}")
-    kind = _SPECIAL.get(name.lower(), PLAIN)
-    if len(_KNOWN_NAMES) < _MAX_KNOWN_NAMES:
-        _KNOWN_NAMES[name] = kind
-    return kind
-
-
-def check_field_values(headers: Headers) -> None:
-    """
-    Find the field that breaks a header section.
-
-    Raises:
-        InvalidMessage: names it.
-    """
-    for name, value in headers:
-        if not isinstance(value, bytes):
-            raise InvalidMessage(f"header values are bytes, not {type(value).__name__}: {name!r}: {value!r}")
-        if b"\r" in value or b"\n" in value or b"\0" in value:
-            raise InvalidMessage(f"CR, LF or NUL in the value of header {name!r}: {value!r}")
+    if b"\r" in value or b"\n" in value or b"\0" in value:
+        raise InvalidMessage(f"CR, LF or NUL in the value of header {name!r}: {value!r}")
+    rendered = (_SPECIAL.get(name.lower(), PLAIN), b"%b: %b\r\n" % (name, value))
+    if len(rendered[1]) <= _MAX_KNOWN_LINE and len(_KNOWN_FIELDS) < _MAX_KNOWN_FIELDS:
+        _KNOWN_FIELDS[(name, value)] = rendered
+    return rendered

@@ -43,7 +43,8 @@ class ServerFactory:
         self._protocol = ProxiedServerProtocol if context.settings.proxy_protocol else ServerProtocol
         self._addresses: dict[ServerAddress, ServerAddress] = {}
         self._on_lost = on_lost
-        self.call_soon = call_soon
+        self._call_soon = call_soon
+        self._to_flush: list[ServerProtocol] = []
         self.certificate = certificate
         self.connections: set[ServerProtocol] = set()
 
@@ -75,3 +76,14 @@ class ServerFactory:
         if len(self._addresses) < _MAX_SHARED:
             return self._addresses.setdefault(address, address)
         return self._addresses.get(address, address)
+
+    def flush_at_end_of_turn(self, protocol: ServerProtocol) -> None:
+        """Call *protocol*'s end_of_turn() when this turn of the event loop is over: one callback for all."""
+        if not self._to_flush:
+            self._call_soon(self._end_of_turn)
+        self._to_flush.append(protocol)
+
+    def _end_of_turn(self) -> None:
+        protocols, self._to_flush = self._to_flush, []
+        for protocol in protocols:
+            protocol.end_of_turn()

@@ -78,6 +78,9 @@ class LoopTransport(asyncio.Protocol):
         self.writeSequence = loop_transport.writelines
         self.pauseProducing = loop_transport.pause_reading
         self.resumeProducing = loop_transport.resume_reading
+        if loop_transport.get_extra_info("peername") is None:
+            loop_transport.abort()  # reset by the peer before we accepted it
+            return
         loop_transport.set_write_buffer_limits(high=0)
         protocol = self._factory.buildProtocol(self.getPeer())
         if protocol is None:
@@ -87,7 +90,11 @@ class LoopTransport(asyncio.Protocol):
         # The loop has looked data_received up already; give it the protocol's own.
         self.data_received = protocol.dataReceived
         loop_transport.set_protocol(self)
-        protocol.makeConnection(self)
+        try:
+            protocol.makeConnection(self)
+        except BaseException:
+            loop_transport.abort()
+            raise
 
     def eof_received(self) -> bool:
         if self._protocol is not None and IHalfCloseableProtocol.providedBy(self._protocol):

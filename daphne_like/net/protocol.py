@@ -48,6 +48,9 @@ LINGER = 5.0
 # Pieces are joined for one write up to here; beyond, copying costs more than writing them in a row.
 JOIN_LIMIT = 128 * 1024
 
+# Responses to pipelined requests are collected up to here.
+PIPELINE_LIMIT = 16 * 1024
+
 RETRY_AFTER = b"1"
 
 # How the end goes: _CLOSES and _CLOSES_GENTLY once all is written, _LINGERS after that, _GONE.
@@ -67,6 +70,7 @@ class ServerProtocol:
     __slots__ = (
         "_ending",
         "_factory",
+        "_more_to_come",
         "_flush_scheduled",
         "_in_head",
         "_read_paused",
@@ -89,7 +93,7 @@ class ServerProtocol:
     def __init__(self, context: ServerContext, factory: Any) -> None:
         self.context = context
         self._factory = factory
-        self.connection = H1Connection(context.limits, context.identity)
+        self.connection = H1Connection(context.limits, context.identity, context.tokenizer)
         self.transport: Any = None
         self.client: Address | None = None
         self.server: ServerAddress | None = None
@@ -102,6 +106,7 @@ class ServerProtocol:
         self._wakeup: Wakeup | None = None
         self._read_paused = self._write_paused = False
         self._flush_scheduled = False
+        self._more_to_come = False  # the next pipelined request has just begun
         self._in_head = False
         self._ending = _NOT
         self._unsent = 0  # what the transport held when we last looked whether a client reads
@@ -161,10 +166,8 @@ class ServerProtocol:
         elif connection.reads_head and not self._in_head and not connection.is_idle:
             self._in_head = True
             self.deadline = self.context.clock() + (self.context.settings.header_timeout or NEVER)
-        stream = self._stream
-        if stream is not None and not self._read_paused:
-            if not stream.wants_data or connection.held > self.context.settings.receive_buffer_size:
-                self._pause_reading()
+        if not self._read_paused and (connection.held or connection.reads_body):
+            self._regulate_reading()
 
     def readConnectionLost(self) -> None:
         """The client has closed its side: most likely it is gone, but it may still read."""
@@ -232,7 +235,10 @@ class ServerProtocol:
                 stream = self._stream
                 if stream is not None and stream.stream_id == event.stream_id:
                     stream.handle_data(event)
-        self._set_deadline()
+        if self.connection.reads_body or self._write_paused:
+            self._set_deadline()
+        else:
+            self.deadline = NEVER
 
     def _begin(self, event: RequestReceived) -> None:
         context = self.context
@@ -265,18 +271,24 @@ class ServerProtocol:
         if connection.should_close:
             self.close(linger=connection.lingers)
             return
+        if connection.is_idle:
+            self.flush()
+            self._in_head = False
+            self._set_deadline()
+            return
         try:
             events = connection.events_received()
         except RemoteProtocolError as error:
             self._refuse(error)
             return
-        if self._read_paused:
+        if self._read_paused and connection.held <= self.context.settings.receive_buffer_size:
             self._resume_reading()
         if events:
             self._dispatch(events)
-            self.flush_soon()  # with the next response, if that comes soon
+            self._more_to_come = True
+            self.flush_soon()
         else:
-            self._in_head = connection.reads_head and not connection.is_idle
+            self._in_head = connection.reads_head
             self.flush()
             self._set_deadline()
 
@@ -314,7 +326,7 @@ class ServerProtocol:
         """Stop after the response in course; at once when there is none."""
         self.connection.stop_keeping_alive()
         if self._stream is None and not self._ending and self.connection.should_close:
-            self.close(linger=False)
+            self.close(linger=self.connection.lingers)
 
     @property
     def stream(self) -> Stream | None:
@@ -358,21 +370,33 @@ class ServerProtocol:
         """Write what the connection has at the end of this turn of the event loop."""
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self._factory.call_soon(self._flush_turn)
+            self._factory.flush_at_end_of_turn(self)
 
-    def _flush_turn(self) -> None:
+    def end_of_turn(self) -> None:
+        """
+        Called by the factory once after each turn with a flush_soon().
+
+        A response to a pipelined request waits for the turn of the next one, and leaves together with its
+        response if that is ready in that turn.
+        """
         self._flush_scheduled = False
-        self.flush()
+        if self._more_to_come and self.connection.buffered < PIPELINE_LIMIT:
+            self._more_to_come = False
+            self.flush_soon()
+        elif self.connection.has_data_to_send:
+            self.flush()
 
     def flush(self) -> None:
         """Write what the connection has, now."""
         if self._write_paused or self.lost:
             return
-        pieces = self.connection.data_to_send()
+        connection = self.connection
+        size = connection.buffered
+        pieces = connection.data_to_send()
         if pieces:
             if len(pieces) == 1:
                 self.transport.write(pieces[0])
-            elif sum(map(len, pieces)) <= JOIN_LIMIT:
+            elif size <= JOIN_LIMIT:
                 self.transport.write(b"".join(pieces))
             else:
                 self.transport.writeSequence(pieces)
@@ -381,8 +405,10 @@ class ServerProtocol:
 
     def receive_more(self) -> None:
         """The stream has room for data again."""
-        if self._read_paused and self._stream is not None and self._stream.wants_data:
-            self._resume_reading()
+        stream = self._stream
+        if stream is not None and stream.wants_data:
+            if self._read_paused:
+                self._resume_reading()
             self._set_deadline()
 
     def close(self, *, linger: bool) -> None:
@@ -420,6 +446,13 @@ class ServerProtocol:
             self._ending = _GONE
             self.transport.loseConnection()
             self._set_deadline()
+
+    def _regulate_reading(self) -> None:
+        stream = self._stream
+        if stream is not None and (
+            not stream.wants_data or self.connection.held > self.context.settings.receive_buffer_size
+        ):
+            self._pause_reading()
 
     def _pause_reading(self) -> None:
         self._read_paused = True

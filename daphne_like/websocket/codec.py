@@ -14,6 +14,7 @@ text goes to the state machine at once, which refuses UTF-8 at its first wrong o
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from autobahn.websocket.xormasker import create_xor_masker
@@ -21,7 +22,7 @@ from autobahn.websocket.xormasker import create_xor_masker
 from daphne_like.websocket.engine import FrameEngine, make_deflate
 from daphne_like.websocket.handshake import DeflateParameters
 
-__all__ = ["Closed", "Codec"]
+__all__ = ["ABNORMAL_CLOSURE", "UNFINISHED", "Closed", "Codec", "Unfinished"]
 
 NO_STATUS_RECEIVED: Final = 1005  # "MUST NOT be set as a status code in a Close" -- RFC 6455 §7.4.1
 ABNORMAL_CLOSURE: Final = 1006
@@ -36,6 +37,19 @@ _XOR_AS_INTEGER = 2048
 _MIN_COMPRESSED = 64
 # Incomplete text frames up to this length are validated as they come.
 _SHORT_TEXT = 16 * 1024
+
+
+# Frames that make no message (fragments, pings) which are read in one go: about a millisecond's work.
+FRAMES_AT_A_TIME = 256
+
+
+class Unfinished(Enum):
+    """The type of UNFINISHED, which next_message() returns instead of going on."""
+
+    UNFINISHED = 0
+
+
+UNFINISHED: Final = Unfinished.UNFINISHED
 
 
 @dataclass(slots=True)
@@ -68,6 +82,7 @@ class Codec:
     """
 
     __slots__ = (
+        "_awaited",
         "_buffer",
         "_closed",
         "_compress",
@@ -78,6 +93,7 @@ class Codec:
         "_notes",
         "_out",
         "_owed",
+        "_pieces",
         "_position",
         "close_sent",
         "pongs",
@@ -94,6 +110,8 @@ class Codec:
         self._notes: list[tuple[str, Any]] = []
         self._buffer = b""
         self._position = 0  # of the first octet in the buffer that has not been read
+        self._awaited = 0  # octets to come of the long frame at the buffer's end
+        self._pieces: list[bytes] = []  # of it
         self._owed = 0  # octets to come of the frame that the state machine has begun
         self._out: list[bytes] = []
         self._closed = False
@@ -106,11 +124,19 @@ class Codec:
         """Take bytes from the connection; call next_message() until it has no more."""
         if self._closed:
             return
+        if self._awaited:
+            # A long frame is coming in small pieces: join them once, when it is whole.
+            self._pieces.append(data)
+            self._awaited -= len(data)
+            if self._awaited > 0:
+                return
+            data = b"".join(self._pieces)
+            self._pieces = []
+            self._awaited = 0
         position = self._position
         if position < len(self._buffer):
-            self._buffer = self._buffer[position:] + data
-        else:
-            self._buffer = data
+            data = self._buffer[position:] + data
+        self._buffer = data
         self._position = 0
 
     @property
@@ -118,9 +144,20 @@ class Codec:
         """Octets received that next_message() has not read yet."""
         return len(self._buffer) - self._position
 
-    def next_message(self) -> str | bytes | Closed | None:
-        """Return the next message, or None where more data is needed. Nothing follows a Closed."""
+    def next_message(self) -> str | bytes | Closed | Unfinished | None:
+        """
+        Return the next message, or None where more data is needed. Nothing follows a Closed.
+
+        UNFINISHED comes after FRAMES_AT_A_TIME frames that made no message: the caller should let others have
+        their turn before it calls again.
+        """
+        if self._awaited:
+            return None
+        frames = 0
         while not self._closed:
+            frames += 1
+            if frames > FRAMES_AT_A_TIME:
+                return UNFINISHED
             if self._notes:
                 message = self._act_on_note()
                 if message is not None:
@@ -160,6 +197,7 @@ class Codec:
                         return message
                     continue
                 if first != _TEXT or length > _SHORT_TEXT:
+                    self._awaited = end - len(buffer)
                     return None
             elif first == 0 and length == 0 and self._engine is not None and self._engine.inside_message:
                 self._position = end  # an empty fragment in the middle adds nothing, and costs nothing so
@@ -238,7 +276,8 @@ class Codec:
     def _end(self) -> None:
         self._closed = True
         self._buffer = b""
-        self._position = 0
+        self._position = self._awaited = 0
+        self._pieces = []
         self._engine = None
 
     # ---- sending

@@ -26,6 +26,9 @@ __all__ = ["FrameEngine", "make_deflate"]
 # zlib's memory for a compressor is 2**(window bits + 2) + 2**(level + 9): with 12 bits and level 5, 32 KiB.
 COMPRESSION_MEM_LEVEL = 5
 
+# Fragments of a message that are kept apart: of one octet each they would cost fifty times their payload.
+MAX_PIECES = 1024
+
 
 def make_deflate(parameters: DeflateParameters) -> PerMessageDeflate:
     """Autobahn's compressor and decompressor for what was agreed on. Takes no memory before its first use."""
@@ -140,6 +143,8 @@ class FrameEngine(WebSocketServerProtocol):  # type: ignore[misc]
 
     def _onMessageFrame(self, payload: list[bytes]) -> None:
         self.onMessageFrame(payload)
+        if not self.failedByMe and len(self.message_data) > MAX_PIECES:
+            self.message_data = [b"".join(self.message_data)]
 
     def _onMessageEnd(self) -> None:
         if not self.failedByMe:

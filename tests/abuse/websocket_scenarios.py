@@ -259,6 +259,51 @@ def empty_fragments(run: Run, fragments: int) -> None:
 
 
 @scenario(
+    "websocket octet fragments",
+    "A message in 1,000,000 fragments of one octet: others are answered meanwhile, memory stays.",
+    full=Scale((others_below(2), rss_below(16 * MIB)), {"fragments": 1_000_000}, deadline=120),
+    short=Scale((others_below(1), rss_below(16 * MIB)), {"fragments": 400_000}),
+)
+def octet_fragments(run: Run, fragments: int) -> None:
+    websocket = run.websocket("/echo")
+    websocket.client.sendall(frame(BINARY, fin=False))
+    fragment = frame(CONTINUATION, b"f", fin=False)
+    flood = run.flood(
+        websocket.client,
+        fragment * 10_000,
+        fragments * len(fragment),
+        on_data=lambda data: websocket.parser.close_code_in(data) is not None,
+    )
+    if flood.ended == SENT:
+        websocket.client.settimeout(max(1.0, run.remaining - 5))
+        websocket.client.sendall(frame(CONTINUATION))
+        message = websocket.read_message()
+        run.remark("message", "none" if message is None else f"{len(message)} octets")
+
+
+_ANSWERED = "answered"
+
+
+@scenario(
+    "websocket byte at a time frame",
+    "A message of 1,000,000 octets of which the last 15,000 come one a packet costs little processor time.",
+    full=Scale((seconds_below(CPU, 0.6), yes(_ANSWERED)), {"dripped": 15_000}),
+    short=Scale((seconds_below(CPU, 0.6), yes(_ANSWERED)), {"dripped": 15_000}),
+)
+def byte_at_a_time_frame(run: Run, dripped: int) -> None:
+    websocket = run.websocket("/echo", timeout=30)
+    message = b"m" * 1_000_000
+    octets = frame(BINARY, message)
+    before = run.server.cpu_seconds()
+    websocket.client.sendall(octets[:-dripped])
+    for index in range(len(octets) - dripped, len(octets)):
+        websocket.client.sendall(octets[index : index + 1])
+        time.sleep(0.00002)  # pace: without it the kernel would join octets into one read
+    run.record_yes(_ANSWERED, websocket.read_message() == message)
+    run.record_seconds(CPU, run.server.cpu_seconds() - before)
+
+
+@scenario(
     "websocket ping flood",
     "1,000,000 pings of 125 octets and no reading of pongs: memory stays.",
     full=Scale((rss_below(32 * MIB),), {"pings": 1_000_000, "stall": 3.0}, deadline=90),

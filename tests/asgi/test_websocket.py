@@ -445,7 +445,7 @@ VIOLATIONS = [  # octets, close code
     (frame(PING, b"a", fin=False), 1002),
     (frame(TEXT, b"\xff\xfe"), 1007),
     (frame(BINARY, announced=1 << 63), 1002),
-    (frame(BINARY, announced=5000), 1009),
+    (frame(BINARY, announced=70_000), 1009),
     (frame(BINARY, bytes(900), fin=False) + frame(CONTINUATION, bytes(900)), 1009),
     (frame(CLOSE, b"\x03"), 1002),
     (close_frame(1005), 1002),
@@ -829,7 +829,7 @@ def test_client_that_we_do_not_read_is_not_dropped():
 def test_idle_timeout_closes_a_socket_without_messages():
     """Pings and pongs are no messages."""
     puppet = Puppet()
-    with serving(puppet, websocket_idle_timeout=60, ping_interval=20) as server:
+    with serving(puppet, websocket_idle_timeout=60, ping_timeout=0) as server:
         wire, call = open_websocket(server, puppet)
         server.advance(50)
         wire.receive(frame(TEXT, b"a"))

@@ -4,9 +4,9 @@ The server as its users run it: `python -m daphne_like ...` in a process of its 
     with serving("-p", "0", "tests.end_to_end.applications.plain:application") as server:
         ... server.port, server.url, server.signal(SIGHUP), server.stderr.wait_for("certificate reloaded")
 
-Its output is read by threads line by line, so that waiting for a line is waiting for an event. Leaving the block
-stops the server with SIGTERM (unless it has ended already) and asserts that it ended with 0, and that nothing in
-its log is a traceback, a warning of asyncio's or of Python's; a test that expects some says so.
+Its output is read by threads line by line, so that waiting for a line is waiting for an event. Leaving the
+block stops the server with SIGTERM (unless it has ended already) and asserts that it ended with 0, and that
+nothing in its log is a traceback, a warning of asyncio's or of Python's; a test that expects some says so.
 
 Nothing here waits without a bound.
 """
@@ -18,12 +18,23 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["APPLICATIONS", "ROOT", "Lines", "ServerProcess", "complaint_of", "free_port", "serving"]
+__all__ = [
+    "APPLICATIONS",
+    "ROOT",
+    "Lines",
+    "ServerProcess",
+    "complaint_of",
+    "connected",
+    "eventually",
+    "free_port",
+    "serving",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 APPLICATIONS = "tests.end_to_end.applications"
@@ -31,12 +42,13 @@ APPLICATIONS = "tests.end_to_end.applications"
 START_WITHIN = 30.0
 STOP_WITHIN = 30.0
 LINE_WITHIN = 20.0
+ASK_AGAIN = 0.03
 
 LISTENING = re.compile(r"listening address=(\S+)")
 # What must not be in the log of a server that is well. The last two are asyncio's and Python's own words.
 TROUBLE = re.compile(
-    r"Traceback \(most recent call last\)|^\S+Error\b|Exception (?:ignored )?in|was never (?:awaited|retrieved)"
-    r"|was destroyed but it is pending|ResourceWarning",
+    r"Traceback \(most recent call last\)|^\S+Error\b|Exception (?:ignored )?in"
+    r"|was never (?:awaited|retrieved)|was destroyed but it is pending|ResourceWarning",
     re.M,
 )
 
@@ -97,7 +109,7 @@ class ServerProcess:
         environment: on top of this process's own.
         directory: to start in.
         pass_fds: descriptors to inherit.
-        expected_trouble: what TROUBLE may find in the log; a regular expression for single lines, or None.
+        program: what stands before the words.
     """
 
     def __init__(
@@ -224,16 +236,20 @@ def free_port() -> int:
 def connected(port: int) -> Callable[[ServerProcess], None]:
     """A *ready* for servers that log nothing: a connection to *port* is accepted."""
 
-    def wait(server: ServerProcess) -> None:
-        deadline = threading.Event()
-        for _ in range(int(START_WITHIN / 0.05)):
-            assert server.process.poll() is None, f"ended with {server.process.returncode}"
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=START_WITHIN).close()
-            except ConnectionRefusedError:
-                deadline.wait(0.05)
-            else:
-                return
-        raise AssertionError(f"nobody listens on {port}")
+    def accepted(server: ServerProcess) -> bool:
+        assert server.process.poll() is None, f"ended with {server.process.returncode}"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=START_WITHIN).close()
+        except ConnectionRefusedError:
+            return False
+        return True
 
-    return wait
+    return lambda server: eventually(lambda: accepted(server), START_WITHIN)
+
+
+def eventually(holds: Callable[[], bool], timeout: float = LINE_WITHIN) -> None:
+    """Ask again until *holds*, for what tells nobody when it happens; fails after *timeout* seconds."""
+    deadline = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(ASK_AGAIN)

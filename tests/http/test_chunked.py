@@ -207,7 +207,22 @@ def test_any_split_gives_the_same_content_and_rest(chunks, trailer, rest, data):
 
 
 PIECES_OF_CHUNKED = st.sampled_from(
-    [b"\r\n", b"\r", b"\n", b"0", b"5", b"a", b"hello", b";", b"=", b'"', b" ", b"\0", b"0\r\n\r\n", b"5\r\nhello\r\n"]
+    [
+        b"\r\n",
+        b"\r",
+        b"\n",
+        b"0",
+        b"5",
+        b"a",
+        b"hello",
+        b";",
+        b"=",
+        b'"',
+        b" ",
+        b"\0",
+        b"0\r\n\r\n",
+        b"5\r\nhello\r\n",
+    ]
 )
 
 

@@ -81,6 +81,13 @@ HOSTS = [  # RFC 9110 §7.2, RFC 3986 §3.2.2
     (b"[::1]", True),
     (b"[::1]:8000", True),
     (b"[::ffff:192.0.2.1]", True),
+    (b"[1:2:3:4:5:6:7:8]", True),
+    (b"[1:2:3:4:5:6:192.0.2.255]", True),
+    (b"[::]", True),
+    (b"[1::8]", True),
+    (b"[1:2:3:4:5:6:7::]", True),
+    (b"[1::3:4:5:6:7:8]", True),
+    (b"[ABCD:ef01::]", True),
     (b"[v1.fe80::a+en1]", True),
     (b"caf%C3%A9", True),
     (b"a!$&'()*+;=b", True),
@@ -99,6 +106,18 @@ HOSTS = [  # RFC 9110 §7.2, RFC 3986 §3.2.2
     (b"[::1", False),
     (b"::1", False),
     (b"[g::1]", False),
+    (b"[:]", False),
+    (b"[:::]", False),
+    (b"[1::2::3]", False),
+    (b"[1:2:3:4:5:6:7]", False),
+    (b"[1:2:3:4:5:6:7:8:9]", False),
+    (b"[1:2:3:4:5:6:7:8::]", False),
+    (b"[12345::]", False),
+    (b"[::256.0.2.1]", False),
+    (b"[::01.0.2.1]", False),
+    (b"[::1.2.3]", False),
+    (b"[192.0.2.1]", False),
+    (b"[::1%25eth0]", False),  # zones are for one machine's own use: RFC 6874 is not for the wire
     (b"[]", False),
     (b"caf\xc3\xa9", False),
     (b"a\n", False),
@@ -227,7 +246,9 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@given(before=st.binary(max_size=8), control=st.sampled_from([b"\r", b"\n", b"\0"]), after=st.binary(max_size=8))
+@given(
+    before=st.binary(max_size=8), control=st.sampled_from([b"\r", b"\n", b"\0"]), after=st.binary(max_size=8)
+)
 def test_nothing_takes_cr_lf_or_nul(pattern, before, control, after):
     """What ends a line, or a string in other languages, is inside of nothing."""
     assert pattern.fullmatch(before + control + after) is None

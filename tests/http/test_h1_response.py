@@ -5,25 +5,87 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daphne_like.errors import InvalidMessage
-from daphne_like.http.h1_response import ResponseWriter
-from tests.http.wire import DATE, identity, read_response, read_responses
+from tests.http.wire import DATE, connection, read_response, read_responses
 
 TEXT = (b"content-type", b"text/plain")
 
 
-def writer(method="GET", version="1.1", trailers=False, server_name="us"):
-    response = ResponseWriter(identity(server_name))
-    response.expect(method, version, trailers)
-    return response
+class Writer:
+    """A connection that has received a request and owes the response."""
+
+    def __init__(self, method="GET", version="1.1", trailers=False, server_name="us"):
+        self.connection = connection(server_name)
+        self.expect(method, version, trailers)
+
+    def expect(self, method="GET", version="1.1", trailers=False):
+        """The next response answers a request of this kind, which would keep the connection."""
+        lines = [f"{method} / HTTP/{version}", "Host: x"]
+        lines += ["TE: trailers"] if trailers else []
+        lines += ["Connection: keep-alive"] if version == "1.0" else []
+        self.connection.receive_data("\r\n".join([*lines, "", ""]).encode())
+        (request,) = self.connection.events_received()
+        self.stream_id = request.stream_id
+
+    def begin(self, status, headers, *, close=False):
+        if close:
+            self.connection.stop_keeping_alive()
+        self.connection.send_headers(self.stream_id, status, headers)
+
+    def body(self, data, end):
+        self.connection.send_data(self.stream_id, data, end)
+
+    def trailers(self, headers):
+        self.connection.send_trailers(self.stream_id, headers)
+
+    def informational(self, status, headers):
+        self.connection.send_informational(self.stream_id, status, headers)
+
+    def switch_protocols(self, headers):
+        self.connection.switch_protocols(self.stream_id, headers)
+
+    def withdraw(self):
+        return self.connection.withdraw_headers(self.stream_id)
+
+    def take(self):
+        return self.connection.data_to_send()
+
+    @property
+    def started(self):
+        return self.connection.response_started
+
+    @property
+    def buffered(self):
+        return self.connection.buffered
+
+    @property
+    def body_sent(self):
+        return self.connection.body_sent
+
+    @property
+    def keep_alive(self):
+        """Once the response is complete."""
+        return not self.connection.should_close
 
 
 def taken(response):
     return b"".join(response.take())
 
 
+def test_there_is_something_to_send_or_not():
+    """A head that is held counts: it goes out when it is asked for."""
+    response = Writer()
+    assert not response.connection.has_data_to_send
+    response.begin(200, [])
+    assert response.connection.has_data_to_send
+    response.take()
+    assert not response.connection.has_data_to_send
+    response.body(b"x", False)
+    assert response.connection.has_data_to_send
+
+
 def written(pieces, *, method="GET", version="1.1", status=200, headers=(), close=False):
     """The octets of a whole response whose body comes in *pieces*."""
-    response = writer(method, version)
+    response = Writer(method, version)
     response.begin(status, list(headers), close=close)
     for piece in pieces[:-1]:
         response.body(piece, False)
@@ -72,6 +134,7 @@ FRAMING = [  # method, version, status, fields, pieces -> framing, content-lengt
     ("GET", "1.1", 304, [], [b"hello"], "none", None, b""),
     ("GET", "1.1", 304, [length(b"5")], [b""], "none", b"5", b""),  # of the 200 it stands for
     ("HEAD", "1.1", 204, [length(b"5")], [b""], "none", None, b""),
+    ("HEAD", "1.1", 205, [length(b"5")], [b""], "none", b"0", b""),  # as GET would say: RFC 9110 §9.3.2
 ]
 
 
@@ -129,7 +192,9 @@ def test_persistence_is_said_and_meant(version, close, field, pieces, expected, 
 
 
 def test_fields_keep_their_order_and_spelling():
-    data, _ = written([b""], headers=[(b"X-B", b"1"), (b"set-cookie", b"a"), (b"Set-Cookie", b"b"), (b"x-a", b"")])
+    data, _ = written(
+        [b""], headers=[(b"X-B", b"1"), (b"set-cookie", b"a"), (b"Set-Cookie", b"b"), (b"x-a", b"")]
+    )
     lines = data.split(b"\r\n")
     assert lines[1:5] == [b"X-B: 1", b"set-cookie: a", b"Set-Cookie: b", b"x-a: "]
 
@@ -151,10 +216,10 @@ def test_identity_stands_once(headers, dates, servers):
 
 
 def test_identity_of_one_response_is_not_that_of_the_next():
-    response = writer()
+    response = Writer()
     response.begin(200, [(b"server", b"them")], close=False)
     response.body(b"", True)
-    response.expect("GET", "1.1", False)
+    response.expect()
     response.begin(200, [], close=False)
     response.body(b"", True)
     first, second = read_responses(taken(response), "GET", "GET")
@@ -199,7 +264,7 @@ INVALID = [  # what, fields
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_an_invalid_head_writes_nothing(what, headers, method):
     """InvalidMessage, not a byte, and another head may be tried: CWE-113, RFC 9110 §5.5."""
-    response = writer(method)
+    response = Writer(method)
     with pytest.raises(InvalidMessage):
         response.begin(200, [TEXT, *headers], close=False)
     assert not response.started
@@ -216,7 +281,7 @@ NO_PAIRS = [[(b"x",)], [(b"x", b"y", b"z")], [b"xyz"], [5], [None]]
 
 @pytest.mark.parametrize("headers", NO_PAIRS)
 def test_what_is_no_pair_is_an_invalid_message(headers):
-    response = writer()
+    response = Writer()
     with pytest.raises(InvalidMessage):
         response.begin(200, headers, close=False)
     assert taken(response) == b""
@@ -234,7 +299,7 @@ FIELDS = st.lists(
 @given(FIELDS, st.sampled_from(["GET", "HEAD"]))
 def test_fields_cannot_split_a_response(headers, method):
     """Whatever an application passes on from its own input: one response, with the fields it asked for."""
-    response = writer(method)
+    response = Writer(method)
     try:
         response.begin(200, headers, close=False)
         response.body(b"", True)
@@ -252,7 +317,7 @@ def test_fields_cannot_split_a_response(headers, method):
 
 def test_a_head_is_held_until_its_body():
     """So that a response of one piece gets its length, and one write."""
-    response = writer()
+    response = Writer()
     response.begin(200, [], close=False)
     assert (response.started, response.buffered) == (False, 0)
     response.body(b"hello", True)
@@ -266,7 +331,7 @@ def test_a_head_is_held_until_its_body():
 
 def test_take_brings_a_held_head_along():
     """Where somebody wants the bytes now, the response is chunked."""
-    response = writer()
+    response = Writer()
     response.begin(200, [TEXT], close=False)
     head = taken(response)
     assert response.started
@@ -279,7 +344,7 @@ def test_take_brings_a_held_head_along():
 @pytest.mark.parametrize("headers", [[], [length(b"5")]])
 def test_a_held_head_can_be_withdrawn(headers):
     """An application that fails between start and body gets a clean 500."""
-    response = writer()
+    response = Writer()
     response.begin(200, [TEXT, *headers], close=False)
     assert response.withdraw()
     assert taken(response) == b""
@@ -290,12 +355,12 @@ def test_a_held_head_can_be_withdrawn(headers):
 
 
 def test_nothing_begun_can_be_begun():
-    assert writer().withdraw()
+    assert Writer().withdraw()
 
 
 @pytest.mark.parametrize("body", [None, b"h"])
 def test_a_head_on_its_way_cannot_be_withdrawn(body):
-    response = writer()
+    response = Writer()
     response.begin(200, [], close=False)
     if body is None:
         response.take()
@@ -305,7 +370,7 @@ def test_a_head_on_its_way_cannot_be_withdrawn(body):
 
 
 def test_take_empties_the_buffer():
-    response = writer()
+    response = Writer()
     response.begin(200, [], close=False)
     response.body(b"hello", True)
     assert taken(response)
@@ -329,7 +394,7 @@ WRONG = [  # announced, pieces before, last piece, ends, words
 @pytest.mark.parametrize(("announced", "before", "last", "end", "how"), WRONG)
 def test_a_wrong_length_writes_nothing(announced, before, last, end, how):
     """RFC 9112 §6.3: a longer body would be read as the next response."""
-    response = writer()
+    response = Writer()
     response.begin(200, [length(announced)], close=False)
     for piece in before:
         response.body(piece, False)
@@ -350,18 +415,18 @@ BODIES_SENT = [  # method, fields, pieces -> octets of content written
 
 @pytest.mark.parametrize(("method", "headers", "pieces", "expected"), BODIES_SENT)
 def test_body_sent_counts_content_only(method, headers, pieces, expected):
-    response = writer(method)
+    response = Writer(method)
     response.begin(200, headers, close=False)
     for index, piece in enumerate(pieces):
         response.body(piece, index == len(pieces) - 1)
     assert response.body_sent == expected
-    response.expect("GET", "1.1", False)
+    response.expect()
     assert response.body_sent == 0
 
 
 def test_an_empty_piece_does_not_end_a_chunked_body():
     """A chunk of size 0 is the end: RFC 9112 §7.1."""
-    response = writer()
+    response = Writer()
     response.begin(200, [], close=False)
     for piece in (b"a", b"", b"b"):
         response.body(piece, False)
@@ -374,7 +439,7 @@ PIECES = st.lists(st.binary(max_size=40), min_size=1, max_size=6)
 @given(PIECES, st.sampled_from(["1.0", "1.1"]), st.booleans(), st.lists(st.integers(0, 6), max_size=3))
 def test_any_pieces_make_the_body(pieces, version, announce, takes):
     """Whoever takes bytes in between, and however the body comes: the client reads the same content."""
-    response = writer(version=version)
+    response = Writer(version=version)
     content = b"".join(pieces)
     response.begin(200, [length(b"%d" % len(content))] if announce else [], close=False)
     out = b""
@@ -397,7 +462,7 @@ def test_any_pieces_make_the_body(pieces, version, announce, takes):
 
 
 def chunked_with_trailers(headers, **start):
-    response = writer(**start)
+    response = Writer(**start)
     response.begin(200, [], close=False)
     response.body(b"hello", False)
     response.trailers(headers)
@@ -422,13 +487,15 @@ def test_trailers_on_http_1_0_end_nothing():
 
 
 def test_trailers_where_there_is_no_body():
-    (answer,) = read_responses(chunked_with_trailers([(b"x-sum", b"1")], method="HEAD", trailers=True), "HEAD")
+    (answer,) = read_responses(
+        chunked_with_trailers([(b"x-sum", b"1")], method="HEAD", trailers=True), "HEAD"
+    )
     assert answer.trailers == []
 
 
 def test_trailers_with_a_length():
     """Content-Length leaves no place for them; the response is complete all the same."""
-    response = writer(trailers=True)
+    response = Writer(trailers=True)
     response.begin(200, [length(b"5")], close=False)
     response.body(b"hello", False)
     response.trailers([(b"x-sum", b"1")])
@@ -437,7 +504,7 @@ def test_trailers_with_a_length():
 
 
 def test_trailers_after_a_body_too_short():
-    response = writer(trailers=True)
+    response = Writer(trailers=True)
     response.begin(200, [length(b"5")], close=False)
     response.body(b"hell", False)
     with pytest.raises(InvalidMessage, match="shorter"):
@@ -446,7 +513,7 @@ def test_trailers_after_a_body_too_short():
 
 def test_trailers_right_after_the_head():
     """Nothing of a body, and yet an end: the response must not be left open."""
-    response = writer(trailers=True)
+    response = Writer(trailers=True)
     response.begin(200, [], close=False)
     response.trailers([(b"x-sum", b"1")])
     (answer,) = read_responses(taken(response), "GET")
@@ -470,7 +537,7 @@ BAD_TRAILERS = [
 @pytest.mark.parametrize("wanted", [True, False])
 def test_bad_trailers_write_nothing(headers, wanted):
     """RFC 9110 §6.5.1: what frames or routes a message cannot come behind it."""
-    response = writer(trailers=wanted)
+    response = Writer(trailers=wanted)
     response.begin(200, [], close=False)
     response.body(b"hello", False)
     response.take()
@@ -483,7 +550,7 @@ def test_bad_trailers_write_nothing(headers, wanted):
 
 
 def test_informational_leaves_the_final_response_to_come():
-    response = writer()
+    response = Writer()
     response.informational(103, [(b"link", b"</a>; rel=preload")])
     assert not response.started
     response.begin(200, [], close=False)
@@ -493,33 +560,36 @@ def test_informational_leaves_the_final_response_to_come():
     assert (answer.status, answer.body) == (200, b"hello")
 
 
-@pytest.mark.parametrize(("status", "line"), [(100, b"HTTP/1.1 100 Continue"), (103, b"HTTP/1.1 103 Early Hints")])
+@pytest.mark.parametrize(
+    ("status", "line"), [(100, b"HTTP/1.1 100 Continue"), (103, b"HTTP/1.1 103 Early Hints")]
+)
 def test_informational_is_a_head_without_identity(status, line):
-    response = writer()
+    response = Writer()
     response.informational(status, [])
     assert taken(response) == line + b"\r\n\r\n"
 
 
 def test_informational_is_spared_to_http_1_0():
     """RFC 9110 §15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client"."""
-    response = writer(version="1.0")
+    response = Writer(version="1.0")
     response.informational(103, [])
     assert taken(response) == b""
 
 
-@pytest.mark.parametrize("headers", [[(b"x", b"a\nb")], [("x", b"a")], [(b"x", "a")], [(b"x y", b"a")], *NO_PAIRS])
+@pytest.mark.parametrize(
+    "headers", [[(b"x", b"a\nb")], [("x", b"a")], [(b"x", "a")], [(b"x y", b"a")], *NO_PAIRS]
+)
 def test_bad_informational_writes_nothing(headers):
-    response = writer()
+    response = Writer()
     with pytest.raises(InvalidMessage):
         response.informational(103, headers)
     assert taken(response) == b""
 
 
 def test_switching_protocols():
-    response = writer()
+    response = Writer()
     response.switch_protocols([(b"upgrade", b"websocket"), (b"connection", b"Upgrade")])
     assert response.started
-    assert not response.keep_alive
     answer, rest = read_response(taken(response))
     assert rest == b""
     assert answer.status == 101
@@ -529,7 +599,7 @@ def test_switching_protocols():
 
 
 def test_what_follows_101_goes_through_as_it_is():
-    response = writer()
+    response = Writer()
     response.switch_protocols([(b"upgrade", b"websocket")])
     response.take()
     response.body(b"\x81\x00", False)
@@ -537,7 +607,7 @@ def test_what_follows_101_goes_through_as_it_is():
 
 
 def test_bad_fields_of_101_write_nothing():
-    response = writer()
+    response = Writer()
     with pytest.raises(InvalidMessage):
         response.switch_protocols([(b"x", b"a\r\nb: c")])
     assert not response.started

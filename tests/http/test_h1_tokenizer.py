@@ -5,12 +5,19 @@ Each refusal that nothing of ours would make stands here, so that a release of h
 lenient fails this file, and not a site.
 """
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daphne_like.errors import RemoteProtocolError
-from daphne_like.http.h1_tokenizer import cut_fields
+from daphne_like.http.h1_tokenizer import FieldTokenizer
+
+
+def cut_fields(section):
+    return FieldTokenizer().cut(section)
+
 
 TAKEN = [  # lines of a section -> fields
     (b"", []),
@@ -33,8 +40,13 @@ TAKEN = [  # lines of a section -> fields
     ),
     (b"transfer-encoding: chunked\r\n", [(b"transfer-encoding", b"chunked")]),
     (b"transfer-encoding: gzip, chunked\r\n", [(b"transfer-encoding", b"gzip, chunked")]),
+    (b"transfer-encoding: chunked \t\r\n", [(b"transfer-encoding", b"chunked")]),
     (b"content-length: 5\r\n", [(b"content-length", b"5")]),
-    (b"expect: 100-continue\r\nconnection: close\r\n", [(b"expect", b"100-continue"), (b"connection", b"close")]),
+    (b"content-length: 5\t\r\n", [(b"content-length", b"5")]),
+    (
+        b"expect: 100-continue\r\nconnection: close\r\n",
+        [(b"expect", b"100-continue"), (b"connection", b"close")],
+    ),
 ]
 
 REFUSED = [  # what, section without the last CRLF
@@ -54,6 +66,15 @@ REFUSED = [  # what, section without the last CRLF
     ("HTAB before the colon", b"a\t: b\r\n"),
     ("SP before the first field", b" a: b\r\n"),  # RFC 9112 §2.2
     ("HTAB before the first field", b"\ta: b\r\n"),
+    ("SP alone first", b" \r\n"),
+    ("HTAB alone first", b"\t\r\n"),
+    ("SP alone first, then a request", b" \r\nGET / HTTP/1.1\r\na: b\r\n"),
+    ("HTAB alone first, then a request", b"\t\r\nGET / HTTP/1.1\r\na: b\r\n"),
+    ("blanks alone first, then a request", b" \t\r\nGET / HTTP/1.1\r\na: b\r\n"),
+    ("HTAB alone, then a request", b"a: b\r\n\t\r\nGET / HTTP/1.1\r\nc: d\r\n"),
+    ("blanks alone, then a request", b"a: b\r\n\t \t\r\nGET / HTTP/1.1\r\nc: d\r\n"),
+    ("HTAB alone behind a blank value", b"a:\t\r\n\t\r\nGET / HTTP/1.1\r\nc: d\r\n"),
+    ("HTAB behind a name", b"a\t\r\n"),
     ("obs-fold with SP", b"a: b\r\n c\r\n"),  # RFC 9112 §5.2
     ("obs-fold with HTAB", b"a: b\r\n\tc\r\n"),
     ("obs-fold of an empty value", b"a:\r\n b\r\n"),
@@ -82,7 +103,31 @@ def test_llhttp_refuses(what, lines):
     assert caught.value.reason.startswith("malformed header section: ")
 
 
-@pytest.mark.parametrize("octet", sorted(set(range(256)) - set(b"\t\r\n") - set(range(32, 127)) - set(range(128, 256))))
+SECTIONS = [lines for lines, _ in TAKEN] + [lines for _, lines in REFUSED]
+SECTIONS += [
+    b"proxy-connection: close\r\n",
+    b"connection: close\r\n",
+    b"content-length: 1000\r\nhost: a\r\nhost: b\r\n",
+    b"connection: upgrade\r\nupgrade: x\r\ncontent-length: 9\r\n",
+    b"proxy-connection: upgrade\r\nupgrade: x\r\n",
+    b"transfer-encoding: gzip, chunked\r\n",
+]
+
+
+@pytest.mark.parametrize("lines", SECTIONS, ids=repr)
+def test_a_section_leaves_nothing_to_the_next(lines):
+    """
+    A body announced, a close, an upgrade, an error: the next section is another connection's, and is read as
+    if it were the first.
+    """
+    tokenizer = FieldTokenizer()
+    for _ in range(3):
+        with suppress(RemoteProtocolError):
+            tokenizer.cut(lines + b"\r\n")
+        assert tokenizer.cut(b"a: b\r\nc: d\r\n\r\n") == [(b"a", b"b"), (b"c", b"d")]
+
+
+@pytest.mark.parametrize("octet", [*range(9), *range(11, 13), *range(14, 32), 127])
 def test_no_control_in_a_value(octet):
     """field-value = *( VCHAR / obs-text / SP / HTAB ): RFC 9110 §5.5."""
     with pytest.raises(RemoteProtocolError):
@@ -115,6 +160,45 @@ def test_fields_come_out_as_they_went_in(fields):
     """Every section that the grammar allows is cut, in order, without surrounding blanks."""
     section = b"".join(b"%b:%b\r\n" % field for field in fields) + b"\r\n"
     assert cut_fields(section) == [(name.lower(), value.strip(b" \t")) for name, value in fields]
+
+
+SECTION_PIECES = st.sampled_from(
+    [
+        b"\r\n",
+        b"\t",
+        b" ",
+        b"\n",
+        b"\r",
+        b"GET / HTTP/1.1\r\n",
+        b"a: b",
+        b"c:",
+        b"x",
+        b":",
+        b"Connection: upgrade\r\nUpgrade: y",
+    ]
+)
+
+
+@given(st.lists(SECTION_PIECES, max_size=12).map(b"".join))
+def test_a_line_is_a_field_or_the_section_is_refused(lines):
+    """As many fields as lines: nothing ends a section before its end, nothing starts a second message."""
+    section = lines.replace(b"\r\n\r\n", b"\r\n").strip(b"\r\n") + b"\r\n"
+    if section == b"\r\n" or b"\r\n\r\n" in section:
+        return
+    try:
+        fields = cut_fields(section + b"\r\n")
+    except RemoteProtocolError:
+        return
+    assert len(fields) == section.count(b"\r\n")
+
+
+@given(st.lists(st.sampled_from(SECTIONS) | st.lists(SECTION_PIECES, max_size=6).map(b"".join), max_size=5))
+def test_any_sections_leave_nothing_to_the_next(sections):
+    tokenizer = FieldTokenizer()
+    for lines in sections:
+        with suppress(RemoteProtocolError):
+            tokenizer.cut(lines + b"\r\n")
+    assert tokenizer.cut(b"a: b\r\n\r\n") == [(b"a", b"b")]
 
 
 @given(st.binary(max_size=60))

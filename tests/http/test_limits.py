@@ -14,7 +14,9 @@ def test_limits_cannot_be_changed():
 
 
 def test_limits_are_kept_by_name():
-    assert dataclasses.asdict(limits(max_head_size=1, max_header_count=2, max_target_length=3, max_body_size=4)) == {
+    assert dataclasses.asdict(
+        limits(max_head_size=1, max_header_count=2, max_target_length=3, max_body_size=4)
+    ) == {
         "max_head_size": 1,
         "max_header_count": 2,
         "max_target_length": 3,

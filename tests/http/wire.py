@@ -8,10 +8,13 @@ No __init__.py beside this file: pytest would then import the folder as the top-
 place of the standard library's.
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
+from daphne_like.http.h1 import H1Connection
+from daphne_like.http.h1_tokenizer import FieldTokenizer
 from daphne_like.http.identity import Identity
 from daphne_like.http.limits import Limits
 
@@ -28,10 +31,15 @@ def identity(server_name="us"):
     return Identity(server_name, NOW)
 
 
+def connection(server_name="us", tokenizer=None, **changes):
+    """An HTTP/1 connection under `limits(**changes)`."""
+    return H1Connection(limits(**changes), identity(server_name), tokenizer or FieldTokenizer())
+
+
 def split(data, cuts):
     """*data* in pieces, cut at the positions *cuts*, in any order; never an empty piece."""
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def cuts_of(size):

@@ -81,7 +81,7 @@ async def slow(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def events(scope: Scope, receive: Receive, send: Send) -> None:
-    """Server-Sent Events until the client leaves; said in the notes, with how the application learnt of it."""
+    """Server-Sent Events until the client leaves; the notes say how the application learnt of it."""
     await send(
         {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
     )
