@@ -12,6 +12,7 @@ Stopping, within `graceful_timeout`:
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -113,9 +114,16 @@ class Server:
                     loop.call_soon_threadsafe(handler)
 
                 signal.signal(number, call_in_loop)
-        await self.start()
-        await told.wait()
-        await self.stop()
+        starting = loop.create_task(self.start())
+        stopping = loop.create_task(told.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()  # told to stop while the application starts
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        if not starting.cancelled():
+            await stopping
+            await self.stop()
 
     async def start(self) -> None:
         """
@@ -199,12 +207,19 @@ class Server:
         )
         if not finished.done():
             await self._cut(finished)
-        for task in (goodbye_task, finished, hurry):
+        for task in (goodbye_task, finished):
             task.cancel()
         if self._ticker is not None:
             self._ticker.cancel()
         self._context = None
-        await self._lifespan.shutdown()
+        shutdown = loop.create_task(self._lifespan.shutdown())
+        await asyncio.wait((shutdown, hurry), return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not shutdown.done():
+            log.warning("told to hurry, cut the application's lifespan shutdown")
+            shutdown.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await shutdown
         log.info("stopped")
 
     def _drain_connections(self) -> list[WebSocketStream]:

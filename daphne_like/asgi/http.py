@@ -32,7 +32,7 @@ from typing import Any
 
 from daphne_like import logs
 from daphne_like.asgi.messages import message_body, message_headers, message_status, message_type
-from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup
+from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup, came_from_departure
 from daphne_like.errors import ClientDisconnected, InvalidMessage, UnexpectedMessage
 from daphne_like.http.events import DataReceived, RequestReceived
 from daphne_like.typing import Message
@@ -354,7 +354,7 @@ class HTTPStream:
 
     def _application_raised(self, error: BaseException) -> None:
         nobody_waits = self._departed or self.state is DONE
-        if nobody_waits and isinstance(error, (ClientDisconnected, asyncio.CancelledError)):
+        if nobody_waits and (isinstance(error, asyncio.CancelledError) or came_from_departure(error)):
             self._abandon()
         elif self._context.draining and isinstance(error, asyncio.CancelledError):
             self._abandon()

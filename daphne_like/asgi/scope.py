@@ -75,7 +75,7 @@ def _scope(
     if context.settings.proxy_headers:
         _apply_forwarded(scope, context)
     root_path = scope["root_path"]
-    if root_path and path != root_path and not path.startswith(root_path + "/"):
+    if root_path and path not in (root_path, "*") and not path.startswith(root_path + "/"):
         scope["path"] = root_path + path
         scope["raw_path"] = quote(root_path).encode("ascii") + raw_path
     return scope

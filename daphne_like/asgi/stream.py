@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from daphne_like.asgi.forwarded import TrustedPeers
+from daphne_like.errors import ClientDisconnected
 from daphne_like.http.events import DataReceived
 from daphne_like.http.h1 import H1Connection
 from daphne_like.http.h1_tokenizer import FieldTokenizer
@@ -21,7 +22,15 @@ from daphne_like.logs import AccessLog
 from daphne_like.settings import Settings
 from daphne_like.typing import Address, ASGIApplication, ServerAddress
 
-__all__ = ["NEVER", "ServerContext", "Stream", "StreamTransport", "Timed", "Wakeup"]
+__all__ = [
+    "NEVER",
+    "ServerContext",
+    "Stream",
+    "StreamTransport",
+    "Timed",
+    "Wakeup",
+    "came_from_departure",
+]
 
 NEVER = float("inf")
 
@@ -167,6 +176,17 @@ class ServerContext:
             self.idle()
 
 
+def came_from_departure(error: BaseException | None) -> bool:
+    """Whether *error* is our ClientDisconnected, or what a framework made of it (Starlette has its own)."""
+    for _ in range(10):  # chains are short, and could in theory be circles
+        if error is None:
+            return False
+        if isinstance(error, ClientDisconnected):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class Wakeup:
     """
     Lets coroutines wait until something may have changed.
@@ -186,7 +206,12 @@ class Wakeup:
             self._waiters = [waiter]
         else:
             self._waiters.append(waiter)
-        await waiter
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
 
     def wake(self) -> None:
         """End all wait()s."""

@@ -29,7 +29,7 @@ from typing import Any
 
 from daphne_like import logs
 from daphne_like.asgi.messages import message_body, message_headers, message_status, message_type
-from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup
+from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup, came_from_departure
 from daphne_like.errors import ClientDisconnected, InvalidMessage, UnexpectedMessage
 from daphne_like.http.events import DataReceived, RequestReceived
 from daphne_like.typing import Headers, Message
@@ -138,7 +138,7 @@ class WebSocketStream:
         limit = self._context.settings.receive_buffer_size
         self._stalled = False
         while True:
-            if self._waiting >= limit or self._transport.blocked:
+            if (self._waiting >= limit and self.state is OPEN) or self._transport.blocked:
                 self._stalled = codec.held > 0
                 break
             message = codec.next_message()
@@ -264,7 +264,9 @@ class WebSocketStream:
                 self._codec.ping()
                 self._pinged = now
                 self._send_control_frames()
-        elif settings.ping_timeout and now >= self._pinged + settings.ping_timeout:
+        elif not settings.ping_timeout:
+            self._pinged = None  # forgiven: the next interval has its own ping
+        elif now >= self._pinged + settings.ping_timeout:
             protocol_log.info(
                 "client did not answer a ping, dropped it", extra={"client": self.scope["client"]}
             )
@@ -280,11 +282,14 @@ class WebSocketStream:
             deadline = self._opened + settings.websocket_timeout
         if settings.websocket_idle_timeout:
             deadline = min(deadline, self._last_message + settings.websocket_idle_timeout)
-        if self._pinged is not None:
-            if settings.ping_timeout:
-                deadline = min(deadline, self._pinged + settings.ping_timeout)
-        elif settings.ping_interval:
-            deadline = min(deadline, self._heard + settings.ping_interval)
+        if settings.ping_interval:
+            last = self._heard
+            if self._pinged is not None and self._pinged > last:
+                last = self._pinged
+                if settings.ping_timeout:
+                    deadline = min(deadline, self._pinged + settings.ping_timeout)
+            # Also while a pong is awaited: when it has come, the next ping is due from then on.
+            deadline = min(deadline, max(last + settings.ping_interval, self._context.clock() + 0.001))
         return deadline
 
     # ---- to the application
@@ -400,6 +405,12 @@ class WebSocketStream:
             raise InvalidMessage(f"websocket.close: {code!r} is not a code that can be sent")
         if not isinstance(reason, str):
             raise InvalidMessage(f"websocket.close: reason is a str, not {type(reason).__name__}")
+        try:
+            reason.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidMessage(f"websocket.close: reason has a lone surrogate: {error}") from None
+        self._inbox.clear()  # an application that closes wants no more
+        self._waiting = 0
         self._close(code, reason)
 
     def _close(self, code: int, reason: str) -> None:
@@ -408,8 +419,6 @@ class WebSocketStream:
         self._codec.close(code, reason)
         if self._disconnect is None:
             self._disconnect = (code, reason)
-        self._inbox.clear()
-        self._waiting = 0
         self.state = CLOSING
         self.deadline = self._context.clock() + self._context.settings.websocket_close_timeout
         self._send_control_frames()
@@ -432,6 +441,7 @@ class WebSocketStream:
         self._code = message_status(message)
         self._transport.connection.send_headers(self.stream_id, self._code, message_headers(message))
         self.state = DENIAL
+        self.deadline = NEVER  # it has answered in time
         self._transport.flush_soon()
 
     def _send_denial_body(self, message: Message) -> None:
@@ -450,7 +460,7 @@ class WebSocketStream:
     # ---- endings
 
     def _application_raised(self, error: BaseException) -> None:
-        if isinstance(error, ClientDisconnected) and self._disconnect is not None:
+        if self._disconnect is not None and came_from_departure(error):
             return
         if isinstance(error, asyncio.CancelledError) and (
             self._disconnect is not None or self._context.draining

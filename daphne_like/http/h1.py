@@ -20,7 +20,14 @@ import re
 from daphne_like.errors import RemoteProtocolError
 from daphne_like.http.chunked import ChunkedDecoder
 from daphne_like.http.events import DataReceived, Event, StreamReset
-from daphne_like.http.h1_head import HeaderSection, RequestHead, judge_head, judge_section, split_request_line
+from daphne_like.http.h1_head import (
+    MAX_LINE_REST,
+    HeaderSection,
+    RequestHead,
+    judge_head,
+    judge_section,
+    split_request_line,
+)
 from daphne_like.http.h1_response import NO_REQUEST, ResponseWriter
 from daphne_like.http.h1_tokenizer import FieldTokenizer
 from daphne_like.http.identity import Identity
@@ -39,9 +46,6 @@ MAX_LEADING_CRLF = 4
 
 # A client repeats its header section from request to request: up to this size, what it says is kept.
 MAX_KEPT_SECTION = 1024
-
-# Of a request line, what is not its target: any method in use, and the version.
-MAX_LINE_REST = 64
 
 # Where the reading stands. _HELD: the request is complete, what follows waits. _DISCARDING: its response is
 # complete, the rest of its body is dropped. _TUNNEL: it has become something else.
@@ -196,8 +200,7 @@ class H1Connection(ResponseWriter):
         if self._buffer and self._reading == _HEAD and self._checked <= self._start:
             self._read()
         events = self._events
-        if events:
-            self._events = []
+        self._events = []
         return events
 
     def _read_head(self) -> None:

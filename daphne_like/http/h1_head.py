@@ -19,7 +19,7 @@ from daphne_like.http.headers import content_length, drop_underscores, list_memb
 from daphne_like.http.limits import Limits
 from daphne_like.typing import Headers
 
-__all__ = ["HeaderSection", "RequestHead", "judge_head", "judge_section", "split_request_line"]
+__all__ = ["MAX_LINE_REST", "HeaderSection", "RequestHead", "judge_head", "judge_section", "split_request_line"]
 
 
 @dataclass(slots=True)
@@ -66,6 +66,9 @@ class RequestHead:
     trailers: bool
 
 
+# Of a request line, what is not its target: any method in use, and the version.
+MAX_LINE_REST = 64
+
 _METHODS = {
     name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
 }
@@ -83,6 +86,8 @@ def split_request_line(line: bytes, limits: Limits) -> tuple[bytes, bytes, str]:
     Raises:
         RemoteProtocolError: 400, 414 or 505.
     """
+    if len(line) > limits.max_target_length + MAX_LINE_REST:
+        raise RemoteProtocolError("request line too long", status_hint=414)
     parts = line.split(b" ")
     if len(parts) == 3 and parts[2] == b"HTTP/1.1" and parts[0] in _METHODS:
         method, target, _ = parts  # nearly every line
@@ -136,8 +141,6 @@ def judge_section(section: bytes, limits: Limits, tokenizer: FieldTokenizer) -> 
             underscore = True
     if underscore:
         judged.fields = drop_underscores(fields)
-    if judged.connection or judged.content_length is not None or judged.codings:
-        tokenizer.renew()
     judged.upgrade = judged.upgrade and b"upgrade" in judged.connection
     if judged.codings:
         _judge_codings(judged.codings, judged.content_length)

@@ -11,6 +11,7 @@ Whatever an application must not send raises InvalidMessage before any byte of i
 from http import HTTPStatus
 
 from daphne_like.errors import InvalidMessage
+from daphne_like.http.grammar import CONTENT_LENGTH
 from daphne_like.http.events import RequestReceived
 from daphne_like.http.h1_head import RequestHead
 from daphne_like.http.headers import (
@@ -155,14 +156,14 @@ class ResponseWriter:
                     has_server = True
             lines.append(line)
 
-        if self._request.event.method == "HEAD" or status == 304:
-            framing = _NO_BODY
-        elif status == 204:
+        if status == 204:
             framing = _NO_BODY
             length = None  # "MUST NOT" -- RFC 9110 §8.6
         elif status == 205:
             framing = _NO_BODY  # "MUST NOT generate content" -- RFC 9110 §15.3.6
             length = 0
+        elif self._request.event.method == "HEAD" or status == 304:
+            framing = _NO_BODY
         elif length is not None:
             framing = _LENGTH
         else:
@@ -260,13 +261,15 @@ class ResponseWriter:
             InvalidMessage: a field that cannot be sent, or that trailers must not carry (RFC 9110 §6.5.1),
                 or a body shorter than its Content-Length.
         """
+        lines = []
+        for field in headers:
+            kind, line = response_field(field)
+            if kind:
+                raise InvalidMessage(f"{field[0]!r} cannot be a trailer field")
+            lines.append(line)
+        if self._head:
+            self._commit()
         if self._framing == _CHUNKS:
-            lines = []
-            for field in headers:
-                kind, line = response_field(field)
-                if kind:
-                    raise InvalidMessage(f"{field[0]!r} cannot be a trailer field")
-                lines.append(line)
             self._append(b"".join((b"0\r\n", *(lines if self._request.trailers else ()), b"\r\n")))
         elif self._framing == _LENGTH and self._to_send:
             raise self._wrong_length("shorter")
@@ -296,6 +299,6 @@ def _field_lines(headers: Headers) -> list[bytes]:
 
 
 def _announced_length(value: bytes) -> int:
-    if not value.isdigit():
+    if CONTENT_LENGTH.fullmatch(value) is None:
         raise InvalidMessage(f"not a Content-Length: {value!r}")
     return int(value)

@@ -26,7 +26,7 @@ _HEAD = b"GET / HTTP/1.1\r\n"
 
 # llhttp takes "chunked" and a tab after it for a coding that it does not know. A line of nothing but blanks
 # stays: without them it would be the end of the section.
-_BLANKS_AFTER_VALUE = re.compile(rb"(?<![\t\n ])[\t ]+\r\n")
+_BLANKS_AFTER_VALUE = re.compile(rb"(?<=[^\t\n ])[\t ]+\r\n")
 
 
 class FieldTokenizer:
@@ -36,22 +36,24 @@ class FieldTokenizer:
     Not for several threads: llhttp calls back into Python, where another thread may run.
     """
 
-    __slots__ = ("_fields", "_parser")
+    __slots__ = ("_fields", "_messages", "_parser")
 
     def __init__(self) -> None:
         self._fields: Headers = []
+        self._messages = 0
         self._parser: httptools.HttpRequestParser | None = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by llhttp."""
         self._fields.append((name.lower(), value))
 
+    def on_message_complete(self) -> None:
+        """Called by llhttp."""
+        self._messages += 1
+
     def cut(self, section: bytes) -> Headers:
         """
         Return the fields of a header section in order, names in lower case.
-
-        Call renew() afterwards where the section says anything about a body, an upgrade or the connection:
-        llhttp then waits for what never comes to it.
 
         Args:
             section: all field lines, and the empty line that ends them.
@@ -62,23 +64,25 @@ class FieldTokenizer:
         tabs = b"\t\r\n" in section
         if tabs:
             section = _BLANKS_AFTER_VALUE.sub(b"\r\n", section)
-        parser = self._parser
-        if parser is None:
-            parser = self._parser = httptools.HttpRequestParser(self)
+        # A parser serves again only where llhttp itself says that the message is over and another may follow.
+        # Anything else (a body announced, Connection, an upgrade, an error) would reach the next section,
+        # which is somebody else's.
+        parser = self._parser or httptools.HttpRequestParser(self)
+        self._parser = None
+        fields: Headers = []
+        self._fields = fields
+        self._messages = 0
         try:
             parser.feed_data(_HEAD + section)
         except httptools.HttpParserUpgrade:
             pass  # the section asks for an upgrade and is complete
         except httptools.HttpParserError as error:
-            self._fields = []
-            self._parser = None
             raise RemoteProtocolError(f"malformed header section: {error}") from None
-        fields = self._fields
-        self._fields = []
+        else:
+            if self._messages > 1:
+                raise RemoteProtocolError("malformed header section: it ends before its end")
+            if self._messages == 1 and parser.should_keep_alive():
+                self._parser = parser
         if tabs or b" \r\n" in section:  # llhttp leaves blanks after a value in place
             fields = [(name, value.rstrip(b" \t")) for name, value in fields]
         return fields
-
-    def renew(self) -> None:
-        """Begin the next section with a new parser."""
-        self._parser = None

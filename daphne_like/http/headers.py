@@ -107,8 +107,8 @@ _SPECIAL = {
 }
 
 # Fields that were found valid -> (kind, line). Nearly all of an application's fields say the same in each
-# response; judging and rendering them again is most of what a head costs. One that makes fields up must not be
-# able to fill memory with them.
+# response; judging and rendering them again is most of what a head costs. What is new in each response (dates, tags) must
+# not fill memory, and what is somebody's own (cookies) is not kept at all.
 _KNOWN_FIELDS: dict[tuple[bytes, bytes], tuple[int, bytes]] = {}
 _MAX_KNOWN_FIELDS = 1024
 _MAX_KNOWN_LINE = 256
@@ -140,6 +140,8 @@ def response_field(field: tuple[bytes, bytes]) -> tuple[int, bytes]:
     if b"\r" in value or b"\n" in value or b"\0" in value:
         raise InvalidMessage(f"CR, LF or NUL in the value of header {name!r}: {value!r}")
     rendered = (_SPECIAL.get(name.lower(), PLAIN), b"%b: %b\r\n" % (name, value))
-    if len(rendered[1]) <= _MAX_KNOWN_LINE and len(_KNOWN_FIELDS) < _MAX_KNOWN_FIELDS:
+    if len(rendered[1]) <= _MAX_KNOWN_LINE and name.lower() != b"set-cookie":
+        if len(_KNOWN_FIELDS) >= _MAX_KNOWN_FIELDS:
+            _KNOWN_FIELDS.clear()
         _KNOWN_FIELDS[(name, value)] = rendered
     return rendered

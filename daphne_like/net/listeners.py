@@ -14,7 +14,6 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from twisted.internet import endpoints
 from twisted.internet.interfaces import IListeningPort
 
 from daphne_like.errors import ConfigurationError, StartupFailed
@@ -70,12 +69,17 @@ class Listeners:
                 bound = []
                 for sock, backlog in self._sockets():
                     unused.callback(sock.close)
+                    try:
+                        sock.listen(backlog)
+                    except OSError:  # two options that mean the same address
+                        where = describe(sock, tls is not None)
+                        raise StartupFailed(f"cannot listen on {where}: address in use") from None
                     bound.append((sock, backlog))
+                for sock, backlog in bound:
+                    endpoint = LoopServerEndpoint(loop, sock, backlog=backlog, tls=tls)
+                    self._ports.append(await endpoint.listen_async(factory))
+                    self.addresses.append(describe(sock, tls is not None))
                 unused.pop_all()
-            for sock, backlog in bound:
-                endpoint = LoopServerEndpoint(loop, sock, backlog=backlog, tls=tls)
-                self._ports.append(await endpoint.listen_async(factory))
-                self.addresses.append(describe(sock, tls is not None))
             for string in self._settings.endpoint:
                 if not (_PLAIN_TCP.fullmatch(string) or _PLAIN_UNIX.fullmatch(string)):
                     await self._listen_on_twisted(string, factory)
@@ -84,6 +88,8 @@ class Listeners:
             raise
 
     async def _listen_on_twisted(self, string: str, factory: ServerFactory) -> None:
+        from twisted.internet import endpoints  # slow to import, and seldom needed
+
         try:
             endpoint = endpoints.serverFromString(self._reactor(), string)
         except (ValueError, TypeError, KeyError) as error:

@@ -81,7 +81,9 @@ class LoopTransport(asyncio.Protocol):
         if loop_transport.get_extra_info("peername") is None:
             loop_transport.abort()  # reset by the peer before we accepted it
             return
-        loop_transport.set_write_buffer_limits(high=0)
+        # With TLS the loop pauses from *high* on, with plain sockets beyond it.
+        tls = loop_transport.get_extra_info("ssl_object") is not None
+        loop_transport.set_write_buffer_limits(high=int(tls), low=0)
         protocol = self._factory.buildProtocol(self.getPeer())
         if protocol is None:
             loop_transport.abort()

@@ -250,6 +250,9 @@ class ServerProtocol:
             return
         stream: HTTPStream | WebSocketStream
         if event.upgrade:
+            if context.draining:
+                self._answer_briefly(503, b"The server is stopping\n", [(b"retry-after", RETRY_AFTER)])
+                return
             try:
                 offer = handshake.check(event.method, event.http_version, event.headers)
             except RemoteProtocolError as error:
@@ -440,12 +443,25 @@ class ServerProtocol:
             self._ending = _LINGERS
             if self._read_paused:
                 self._resume_reading()
-            getattr(self.transport, "loseWriteConnection", self.transport.loseConnection)()
+            self._close_writing()
             self._set_deadline()
         elif self._ending == _CLOSES:
             self._ending = _GONE
-            self.transport.loseConnection()
+            self._close_transport()
             self._set_deadline()
+
+    def _close_writing(self) -> None:
+        # Twisted's TLS hands the name on to the TCP transport beneath it, which would end TLS without a word.
+        transport = self.transport
+        if hasattr(transport, "loseWriteConnection") and not hasattr(transport, "getPeerCertificate"):
+            transport.loseWriteConnection()
+        else:
+            self._close_transport()
+
+    def _close_transport(self) -> None:
+        if not hasattr(self.transport, "bytes_unsent"):
+            self.transport.unregisterProducer()  # Twisted's would wait for that before they close
+        self.transport.loseConnection()
 
     def _regulate_reading(self) -> None:
         stream = self._stream

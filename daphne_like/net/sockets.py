@@ -18,6 +18,9 @@ __all__ = ["bind_tcp", "bind_unix", "describe", "inherit", "remove_unix", "syste
 # systemd passes sockets from this descriptor on (sd_listen_fds(3)).
 SYSTEMD_FIRST = 3
 
+# Read now: Twisted takes the variables away for itself as soon as anybody imports its endpoints.
+_SYSTEMD_SAYS = (os.environ.get("LISTEN_PID"), os.environ.get("LISTEN_FDS", ""))
+
 
 def bind_tcp(host: str, port: int) -> list[socket.socket]:
     """
@@ -103,11 +106,11 @@ def inherit(descriptor: int, option: str) -> socket.socket:
 
 def systemd_descriptors() -> list[int]:
     """Sockets that systemd has opened for this process. The variables go with it: children have no part."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+    process, count = _SYSTEMD_SAYS
+    if process != str(os.getpid()):
         return []
-    count = os.environ.pop("LISTEN_FDS", "0")
-    del os.environ["LISTEN_PID"]
-    os.environ.pop("LISTEN_FDNAMES", None)
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
     return list(range(SYSTEMD_FIRST, SYSTEMD_FIRST + int(count))) if count.isdigit() else []
 
 

@@ -183,6 +183,7 @@ class Wire:
         self._client_reads = True
         self._producer: Any = None
         self._waiting: list[bytes] = []
+        self._closing = False
         self.reading = True
         self.state: Literal["open", "half-closed", "closed", "reset"] = "open"
         self.writes = 0
@@ -237,6 +238,8 @@ class Wire:
             self._unread = 0
             if self._producer is not None:
                 self._producer.resumeProducing()
+            if self._closing and not self._unread:
+                self._server.loop.call_soon(self._lose, "closed")
         self._server.loop.settle()
 
     # ---- the transport, as ServerProtocol sees it
@@ -275,6 +278,7 @@ class Wire:
             self.protocol.dataReceived(self._waiting.pop(0))
 
     def loseConnection(self) -> None:
+        self._closing = True
         if not self._unread:
             self._server.loop.call_soon(self._lose, "closed")
 

@@ -13,6 +13,7 @@ A long frame that has come in part waits here until it is whole, bounded by the 
 text goes to the state machine at once, which refuses UTF-8 at its first wrong octet.
 """
 
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -102,7 +103,7 @@ class Codec:
     def __init__(
         self, max_frame_size: int, max_message_size: int, deflate: DeflateParameters | None = None
     ) -> None:
-        no_limit = 1 << 63
+        no_limit = sys.maxsize  # of what zlib can be told
         self._max_frame = max_frame_size or no_limit
         self._max_message = max_message_size or no_limit
         self._deflate = None if deflate is None else make_deflate(deflate)
@@ -111,7 +112,7 @@ class Codec:
         self._buffer = b""
         self._position = 0  # of the first octet in the buffer that has not been read
         self._awaited = 0  # octets to come of the long frame at the buffer's end
-        self._pieces: list[bytes] = []  # of it
+        self._pieces = bytearray()  # of it, behind the buffer
         self._owed = 0  # octets to come of the frame that the state machine has begun
         self._out: list[bytes] = []
         self._closed = False
@@ -126,12 +127,12 @@ class Codec:
             return
         if self._awaited:
             # A long frame is coming in small pieces: join them once, when it is whole.
-            self._pieces.append(data)
+            self._pieces += data
             self._awaited -= len(data)
             if self._awaited > 0:
                 return
-            data = b"".join(self._pieces)
-            self._pieces = []
+            data = bytes(self._pieces)
+            self._pieces = bytearray()
             self._awaited = 0
         position = self._position
         if position < len(self._buffer):
@@ -142,7 +143,7 @@ class Codec:
     @property
     def held(self) -> int:
         """Octets received that next_message() has not read yet."""
-        return len(self._buffer) - self._position
+        return len(self._buffer) - self._position + len(self._pieces)
 
     def next_message(self) -> str | bytes | Closed | Unfinished | None:
         """
@@ -199,7 +200,13 @@ class Codec:
                 if first != _TEXT or length > _SHORT_TEXT:
                     self._awaited = end - len(buffer)
                     return None
-            elif first == 0 and length == 0 and self._engine is not None and self._engine.inside_message:
+            elif (
+                first == 0
+                and length == 0
+                and payload == position + 6
+                and self._engine is not None
+                and self._engine.inside_message
+            ):
                 self._position = end  # an empty fragment in the middle adds nothing, and costs nothing so
                 continue
             self._owed = end - position
@@ -213,7 +220,7 @@ class Codec:
                 return False
             if header > 6 and length < (126 if header == 8 else 65536):  # "minimal number of bytes" §5.2
                 return False
-            return length < 1 << 63 and (self._engine is None or not self._engine.inside_message)
+            return self._engine is None or not self._engine.inside_message
         return (first == _PING or first == _PONG) and header == 6 and length <= 125
 
     def _plain_frame(self, first: int, mask: bytes, data: bytes) -> str | bytes | Closed | None:
@@ -277,7 +284,7 @@ class Codec:
         self._closed = True
         self._buffer = b""
         self._position = self._awaited = 0
-        self._pieces = []
+        self._pieces = bytearray()
         self._engine = None
 
     # ---- sending
@@ -304,17 +311,20 @@ class Codec:
         return bytes((first, 127)) + size.to_bytes(8, "big") + payload
 
     def ping(self, payload: bytes = b"") -> None:
-        """Put a ping of at most 125 octets into data_to_send()."""
-        self._out.append(bytes((_PING, len(payload))) + payload)
+        """Put a ping of at most 125 octets into data_to_send(); none after a close frame."""
+        if not self.close_sent:
+            self._out.append(bytes((_PING, len(payload))) + payload)
 
     def close(self, code: int, reason: str = "") -> None:
         """
-        Put a close frame into data_to_send().
+        Put a close frame into data_to_send(), unless one was there before.
 
         Args:
             code: what the wire does not carry (1005, 1006) goes out as a close without a code.
             reason: cut at 123 octets, never within a character.
         """
+        if self.close_sent:
+            return
         if code in _NOT_ON_THE_WIRE:
             self._write_close(None, b"")
         else:

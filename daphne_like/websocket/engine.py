@@ -46,8 +46,8 @@ class _Utf8Validator:
     """
     Autobahn's validator by the interface, Python's decoder by the work.
 
-    Both refuse at the first octet that cannot be right; on 10 KiB of text Python's takes 0.5 us, Autobahn's
-    compiled one 20.
+    Both refuse at the first octet that cannot be right (Python's an encoded surrogate one octet later); on
+    10 KiB of text Python's takes 0.5 us, Autobahn's compiled one 20.
     """
 
     def __init__(self) -> None:

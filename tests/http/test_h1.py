@@ -4,6 +4,8 @@ HTTP/1.x connections: one request at a time, whatever the socket's pieces.
 `Peer` is a connection together with what a server does with it: it notes events, and answers when told.
 """
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from daphne_like.errors import InvalidMessage, RemoteProtocolError
 from daphne_like.http.events import DataReceived, RequestReceived, StreamReset
 from daphne_like.http.h1 import MAX_DISCARD, MAX_LEADING_CRLF
+from daphne_like.http.h1_tokenizer import FieldTokenizer
 from tests.http.wire import connection, cuts_of, one_by_one, read_response, read_responses, split
 
 GET_A = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -344,6 +347,83 @@ def test_events_that_were_taken_are_the_takers(peer):
     connection.events_received().clear()
     none.append(None)
     assert connection.events_received() == []
+
+
+# ---- one header section after the other
+
+SECTION = b"Host: a\r\nX: y\r\n\r\n"
+FIELDS = [(b"host", b"a"), (b"x", b"y")]
+
+
+def test_the_same_section_again_is_the_same_fields_again(peer):
+    """A client repeats itself; what an application does to one request's fields is not in the next's."""
+    for _ in range(3):
+        (request,) = peer.receive(b"GET / HTTP/1.1\r\n" + SECTION)
+        assert request.headers == FIELDS
+        request.headers.append((b"x", b"z"))
+        request.headers[0] = (b"host", b"b")
+        peer.answer(b"ok")
+
+
+def test_the_same_section_under_another_request_line(peer):
+    """Target and version are judged with it each time."""
+    (first,) = peer.receive(b"GET http://b/ HTTP/1.1\r\n" + SECTION)
+    assert first.headers == [(b"host", b"b"), (b"x", b"y")]
+    peer.answer(b"ok")
+    (second,) = peer.receive(b"HEAD /c?d HTTP/1.1\r\n" + SECTION)
+    assert (second.method, second.raw_path, second.query_string) == ("HEAD", b"/c", b"d")
+    assert second.headers == FIELDS
+    peer.answer(b"")
+    assert peer.closing() == KEPT
+    (third,) = peer.receive(b"GET / HTTP/1.0\r\n" + SECTION)
+    assert (third.http_version, third.headers) == ("1.0", FIELDS)
+    peer.answer(b"ok")
+    assert peer.closing() == CLOSED
+
+
+def test_another_section_is_another_request(peer):
+    """Sections that differ in an octet."""
+    for value in (b"y", b"z", b"y", b"Y"):
+        (request,) = peer.receive(b"GET / HTTP/1.1\r\n" + SECTION.replace(b"y", value))
+        assert request.headers == [(b"host", b"a"), (b"x", value)]
+        peer.answer(b"ok")
+
+
+REPEATED = [  # requests that say something about their bodies or the connection, twice in a row
+    post(b"hello"),
+    CHUNKED_HEAD + b"5\r\nhello\r\n0\r\n\r\n",
+    post(b"hello", None, b"Expect: 100-continue"),
+    post(b"hello", None, b"Connection: keep-alive"),
+]
+
+
+@pytest.mark.parametrize("request_", REPEATED)
+def test_a_body_follows_the_same_section_each_time(peer, request_):
+    for _ in range(3):
+        assert body(peer.receive(request_)) == b"hello"
+        peer.answer(b"ok")
+        assert peer.closing() == KEPT
+
+
+def test_connections_that_share_a_tokenizer_do_not_meet():
+    """What one client says, right or wrong, changes nothing for the next."""
+    tokenizer = FieldTokenizer()
+    wrong = [
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 1000\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nProxy-Connection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        UPGRADE,
+        CHUNKED_HEAD,
+        post(b"", 1000),
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n",
+    ]
+    for octets in wrong:
+        with suppress(RemoteProtocolError):
+            connection(tokenizer=tokenizer).receive_data(octets)
+        other = connection(tokenizer=tokenizer)
+        other.receive_data(b"GET / HTTP/1.1\r\n" + SECTION)
+        (request,) = other.events_received()
+        assert request.headers == FIELDS
 
 
 # ---- keep-alive and close

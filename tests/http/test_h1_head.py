@@ -15,7 +15,10 @@ from tests.http.wire import limits
 
 
 def judge_head(octets, under, tokenizer=None):
-    return h1_head.judge_head(octets, under, tokenizer or FieldTokenizer())
+    line, _, section = octets.partition(b"\r\n")
+    return h1_head.judge_head(
+        line, h1_head.judge_section(section, under, tokenizer or FieldTokenizer()), under
+    )
 
 
 class LenientTokenizer:

@@ -164,7 +164,7 @@ def test_status_line(status, line):
     assert data.partition(b"\r\n")[0] == line
 
 
-PERSISTENCE = [  # version, close, Connection field, pieces -> Connection on the wire, keep_alive    RFC 9112 §9.3
+PERSISTENCE = [  # version, close, Connection field, pieces -> Connection on the wire, kept    RFC 9112 §9.3
     ("1.1", False, None, [b"x"], [], True),
     ("1.1", False, None, [b"x", b"y"], [], True),
     ("1.1", True, None, [b"x"], [b"close"], False),
