@@ -25,14 +25,14 @@ from types import ModuleType, TracebackType
 from typing import Any, cast
 
 from asgiref.compatibility import guarantee_single_callable
-from asgiref.typing import ASGI3Application
 
 from .errors import ConfigurationError, StartupFailed
+from .typing import ASGIApplication
 
 __all__ = ["check_import_string", "import_application"]
 
 
-def import_application(path: str, *, factory: bool = False, app_dir: str | None = None) -> ASGI3Application:
+def import_application(path: str, *, factory: bool = False, app_dir: str | None = None) -> ASGIApplication:
     """
     The ASGI 3 application that *path* names.
 
@@ -62,7 +62,7 @@ def import_application(path: str, *, factory: bool = False, app_dir: str | None 
     if factory:
         found = _call_factory(found, path)
     _check_application(found, path, factory)
-    return cast(ASGI3Application, guarantee_single_callable(found))  # type: ignore[no-untyped-call]
+    return cast(ASGIApplication, guarantee_single_callable(found))  # type: ignore[no-untyped-call]
 
 
 def check_import_string(path: str) -> tuple[str, str]:

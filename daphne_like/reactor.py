@@ -38,7 +38,9 @@ def run_in_reactor(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     if "twisted.internet.reactor" in sys.modules:
         reactor: Any = sys.modules["twisted.internet.reactor"]
         if getattr(reactor, "_asyncioEventloop", None) is None:
-            raise StartupFailed(f"Twisted's {type(reactor).__name__} is installed already; asyncio's is needed")
+            raise StartupFailed(
+                f"Twisted's {type(reactor).__name__} is installed already; asyncio's is needed"
+            )
         loop = reactor._asyncioEventloop
     else:
         from twisted.internet import asyncioreactor
@@ -77,4 +79,6 @@ def _send_twisted_log_to_logging() -> None:
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
     logging.getLogger("twisted").setLevel(logging.WARNING)
-    globalLogBeginner.beginLoggingTo([STDLibLogObserver("twisted")], discardBuffer=True, redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo(
+        [STDLibLogObserver("twisted")], discardBuffer=True, redirectStandardIO=False
+    )

@@ -48,7 +48,8 @@ def _all_idle(threads: list[threading.Thread]) -> bool:
     for thread in threads:
         frame = frames.get(thread.ident or 0)
         if frame is not None and not (
-            frame.f_code.co_name == "_worker" and frame.f_globals.get("__name__") == "concurrent.futures.thread"
+            frame.f_code.co_name == "_worker"
+            and frame.f_globals.get("__name__") == "concurrent.futures.thread"
         ):
             return False
     return True

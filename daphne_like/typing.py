@@ -8,7 +8,7 @@ through this package as "some message" is a mapping with a ``type``.
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-__all__ = ["Address", "ASGIApplication", "Headers", "Message", "Receive", "Scope", "Send", "ServerAddress"]
+__all__ = ["ASGIApplication", "Address", "Headers", "Message", "Receive", "Scope", "Send", "ServerAddress"]
 
 Headers = list[tuple[bytes, bytes]]
 """Header fields in order; names in lower case where they come from a client."""

@@ -187,7 +187,9 @@ async def test_date_moves_on():
                 writer.write(GET)
                 head = await read_until(reader, b"\r\n\r\n")
                 dates.add(next(line for line in head.split(b"\r\n") if line.startswith(b"date: ")))
-                size = int(next(line for line in head.split(b"\r\n") if line.startswith(b"content-length"))[16:])
+                size = int(
+                    next(line for line in head.split(b"\r\n") if line.startswith(b"content-length"))[16:]
+                )
                 await reader.readexactly(size)
                 await asyncio.sleep(1.1)
             assert len(dates) == 2
@@ -197,7 +199,7 @@ async def test_date_moves_on():
 
 
 async def test_drain_in_order():
-    """The socket closes, idle connections close, the request in course is finished, then the lifespan ends."""
+    """Socket and idle connections close, the request in course is finished, then the lifespan ends."""
     site = Site()
     server = await started(site)
     async with connect(server) as (idle, _), connect(server) as (busy, writer):
@@ -369,7 +371,8 @@ async def application(scope, receive, send):
             if said["type"] == "lifespan.shutdown":
                 return
     print("request", flush=True)
-    await asyncio.Event().wait()
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 server = Server(application, Settings(port=0, graceful_timeout=float(sys.argv[1]), verbosity=0))
 
@@ -412,7 +415,7 @@ class Embedded:
 
 
 def wait_until_refused(port):
-    """The first signal has been taken when nobody listens any more. Each try is a connection that waits for that."""
+    """The first signal has been taken when nobody listens any more."""
     while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:

@@ -104,8 +104,8 @@ class HTTPStream:
         self._wakeup: Wakeup | None = None
         self._status = 0
         self._started_at = time.perf_counter() if context.access_log.enabled else 0.0
-        if context.settings.http_timeout is not None:
-            self.deadline = context.clock() + context.settings.http_timeout
+        if context.http_timeout is not None:
+            self.deadline = context.clock() + context.http_timeout
             context.watch(self)
 
     # ---- from the connection
@@ -195,7 +195,9 @@ class HTTPStream:
                 self._application_returned()
         if self.deadline is not NEVER:
             context.unwatch(self)
-        context.ended(self)
+        context.running.discard(self)
+        if context.draining and context.idle is not None:
+            context.idle()
 
     async def receive(self) -> Message:
         """ASGI receive()."""
@@ -234,7 +236,7 @@ class HTTPStream:
             UnexpectedMessage, InvalidMessage: nothing of the message is sent.
         """
         transport = self._transport
-        if self._told and self._departed or transport.lost:
+        if (self._told and self._departed) or transport.lost:
             raise ClientDisconnected("the client has left")
         try:
             handler = _TRANSITIONS[self.state, message["type"]]
@@ -308,8 +310,7 @@ class HTTPStream:
             raise InvalidMessage(f"http.response.pathsend: path is an absolute path, not {path!r}")
         # Opened here and not in a thread, so that an error is still in time for a 500. Without waiting, so
         # that a FIFO of that name stops nobody.
-        file = open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)  # noqa: SIM115
-        return self._send_file(file)
+        return self._send_file(io.FileIO(path, opener=_open_without_waiting))
 
     async def _send_file(self, file: io.FileIO) -> None:
         """Send a file as the body: read in threads, no faster than the client takes it."""
@@ -354,9 +355,10 @@ class HTTPStream:
 
     def _application_raised(self, error: BaseException) -> None:
         nobody_waits = self._departed or self.state is DONE
-        if nobody_waits and (isinstance(error, asyncio.CancelledError) or came_from_departure(error)):
-            self._abandon()
-        elif self._context.draining and isinstance(error, asyncio.CancelledError):
+        cancelled = isinstance(error, asyncio.CancelledError)
+        if (nobody_waits and (cancelled or came_from_departure(error))) or (
+            cancelled and self._context.draining
+        ):
             self._abandon()
         else:
             log.error("application failed", exc_info=error, extra=self.described)
@@ -415,6 +417,10 @@ class HTTPStream:
             user_agent=agent,
             referer=referer,
         )
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 _OVER = (DONE, ABANDONED)

@@ -88,7 +88,9 @@ class Lifespan:
             return
         try:
             answer = await self._ask("lifespan.shutdown", self._shutdown_timeout)
-            if answer is not None and answer["type"] == "lifespan.shutdown.failed":
+            if answer is None and self._error is not None:
+                log.error("application failed in lifespan shutdown", exc_info=self._error)
+            elif answer is not None and answer["type"] == "lifespan.shutdown.failed":
                 log.error("lifespan shutdown failed", extra={"reason": answer.get("message", "")})
         except TimeoutError:
             log.error("lifespan shutdown took too long", extra={"limit": self._shutdown_timeout})
@@ -125,13 +127,16 @@ class Lifespan:
             pass
         except BaseException as error:
             self._error = error
-            if self.state is not None:
+            if self._answer is not None and self._answer.done():
                 log.error("application failed in its lifespan", exc_info=error)
 
     async def _send(self, message: Message) -> None:
         kind = message_type(message)
         answer = self._answer
-        if answer is None or answer.done() or kind not in (f"{self._asked}.complete", f"{self._asked}.failed"):
+        if (
+            answer is None
+            or answer.done()
+            or kind not in (f"{self._asked}.complete", f"{self._asked}.failed")
+        ):
             raise UnexpectedMessage("lifespan", kind)
         answer.set_result(message)
-

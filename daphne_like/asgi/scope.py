@@ -64,7 +64,7 @@ def _scope(
         "path": path,
         "raw_path": raw_path,
         "query_string": event.query_string,
-        "root_path": context.settings.root_path,
+        "root_path": context.root_path,
         "headers": event.headers,
         "client": transport.client,
         "server": transport.server,
@@ -72,7 +72,7 @@ def _scope(
     }
     if context.state is not None:
         scope["state"] = context.state.copy()
-    if context.settings.proxy_headers:
+    if context.proxy_headers:
         _apply_forwarded(scope, context)
     root_path = scope["root_path"]
     if root_path and path not in (root_path, "*") and not path.startswith(root_path + "/"):

@@ -147,7 +147,7 @@ class ServerContext:
         watch, unwatch: have the coarse clock look at a deadline, or stop that.
         state: what the application's lifespan has left for its requests; None where it has no lifespan.
         running: the streams whose application has not ended; requests: how many of them are HTTP.
-        idle: called when the last of `running` has ended.
+        idle: called when one of `running` has ended while draining.
         draining: the server is stopping.
     """
 
@@ -168,12 +168,17 @@ class ServerContext:
     idle: Callable[[], None] | None = None
     draining: bool = False
     warned_of_proxy: bool = False
+    max_requests: int | None = field(init=False)
+    http_timeout: float | None = field(init=False)
+    root_path: str = field(init=False)
+    proxy_headers: bool = field(init=False)
 
-    def ended(self, stream: Stream) -> None:
-        """The application of *stream* has returned."""
-        self.running.discard(stream)
-        if self.idle is not None and not self.running:
-            self.idle()
+    def __post_init__(self) -> None:
+        # Looked at for each request.
+        self.max_requests = self.settings.max_concurrent_requests
+        self.http_timeout = self.settings.http_timeout
+        self.root_path = self.settings.root_path
+        self.proxy_headers = self.settings.proxy_headers
 
 
 def came_from_departure(error: BaseException | None) -> bool:

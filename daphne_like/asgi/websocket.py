@@ -66,6 +66,7 @@ class WebSocketStream:
         "_disconnect",
         "_handshake",
         "_heard",
+        "_high_water",
         "_inbox",
         "_last_message",
         "_messages_received",
@@ -96,6 +97,7 @@ class WebSocketStream:
         self._codec: Codec | None = None
         self._connect_given = False
         self._inbox: deque[str | bytes] = deque()
+        self._high_water = context.settings.receive_buffer_size
         self._waiting = 0  # octets in the inbox, overhead counted
         self._stalled = False  # the codec holds more than we want to take
         self._disconnect: tuple[int, str] | None = None  # what websocket.disconnect says, once it is known
@@ -126,16 +128,31 @@ class WebSocketStream:
     def octets_received(self, data: bytes) -> None:
         """Take octets of frames."""
         self._heard = self._context.clock()
-        if self._codec is not None and self.state is not CLOSED:
-            self._codec.receive_data(data)
-            self._decode()
+        codec = self._codec
+        if codec is None or self.state is CLOSED:
+            return
+        if self._waiting < self._high_water and self.state is OPEN:
+            message = codec.single_message(data)
+            if message is not None:
+                self._take(message)
+                self._wakeup.wake()
+                return
+        codec.receive_data(data)
+        self._decode()
+
+    def _take(self, message: str | bytes) -> None:
+        size = len(message)
+        self._inbox.append(message)
+        self._waiting += size + MESSAGE_OVERHEAD
+        self._messages_received += 1
+        self._bytes_received += size
+        self._last_message = self._heard
 
     def _decode(self) -> None:
         """Move messages from the codec into the inbox, as far as there is room and the client reads."""
         codec = self._codec
         assert codec is not None
-        inbox = self._inbox
-        limit = self._context.settings.receive_buffer_size
+        limit = self._high_water
         self._stalled = False
         while True:
             if (self._waiting >= limit and self.state is OPEN) or self._transport.blocked:
@@ -148,18 +165,13 @@ class WebSocketStream:
                 self._stalled = True
                 asyncio.get_running_loop().call_soon(self.writable)
                 break
-            if type(message) is Closed:
+            if isinstance(message, Closed):
                 self._closed_by_client(message)
                 break
             if self.state is OPEN:
-                size = len(message)  # type: ignore[arg-type]
-                self._waiting += size + MESSAGE_OVERHEAD
-                self._messages_received += 1
-                self._bytes_received += size
-                self._last_message = self._heard
-                inbox.append(message)  # type: ignore[arg-type]
+                self._take(message)
         self._send_control_frames()
-        if inbox:
+        if self._inbox:
             self._wakeup.wake()
 
     def _send_control_frames(self) -> None:
@@ -303,10 +315,11 @@ class WebSocketStream:
             self._application_raised(error)
         else:
             self._application_ended(1000)
-        finally:
-            if self.state is CLOSED:
-                context.unwatch(self)
-            context.ended(self)
+        if self.state is CLOSED:
+            context.unwatch(self)
+        context.running.discard(self)
+        if context.draining and context.idle is not None:
+            context.idle()
 
     async def receive(self) -> Message:
         """ASGI receive()."""
@@ -321,7 +334,7 @@ class WebSocketStream:
             await self._wakeup.wait()
         message = inbox.popleft()
         self._waiting -= len(message) + MESSAGE_OVERHEAD
-        if self._stalled and self._waiting < self._context.settings.receive_buffer_size // 2:
+        if self._stalled and self._waiting < self._high_water // 2:
             self._decode()
             self._transport.receive_more()
         if type(message) is str:
@@ -339,12 +352,12 @@ class WebSocketStream:
         transport = self._transport
         if self._disconnect is not None or transport.lost:
             raise ClientDisconnected("the WebSocket is closed")
-        kind = message_type(message)
-        handler = _TRANSITIONS.get((self.state, kind))
-        if handler is None:
-            raise UnexpectedMessage(self.state, kind)
+        try:
+            handler = _TRANSITIONS[self.state, message["type"]]
+        except (KeyError, TypeError):
+            raise UnexpectedMessage(self.state, message_type(message)) from None
         handler(self, message)
-        if transport.blocked:
+        if transport.connection.buffered and transport.blocked:
             await transport.drained()
 
     def _accept(self, message: Message) -> None:

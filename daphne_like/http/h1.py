@@ -23,7 +23,6 @@ from daphne_like.http.events import DataReceived, Event, StreamReset
 from daphne_like.http.h1_head import (
     MAX_LINE_REST,
     HeaderSection,
-    RequestHead,
     judge_head,
     judge_section,
     split_request_line,
@@ -228,7 +227,25 @@ class H1Connection(ResponseWriter):
         if section != self._section_bytes:
             self._section = judge_section(section, self._limits, self._tokenizer)
             self._section_bytes = section if len(section) <= MAX_KEPT_SECTION else b""
-        self._announce(judge_head(data[start:line_end], self._section, self._limits))
+        event, length, keep_alive, expects_continue = judge_head(
+            data[start:line_end], self._section, self._limits
+        )
+        self.stream_id += 1
+        event.stream_id = self.stream_id
+        if length == 0:
+            self._reading = _HELD
+        elif length is None:
+            self._reading = _CHUNKED
+            self._decoder = ChunkedDecoder()
+            self._remaining = 0
+        else:
+            self._reading = _FIXED
+            self._remaining = length
+        self.expects_continue = expects_continue
+        if not keep_alive:
+            self._keep_alive = False
+        self._expect_response_to(event, self._section.trailers)
+        self._events.append(event)
 
     def _skip_empty_lines(self) -> int:
         while self._buffer.startswith(b"\r\n", self._start):
@@ -253,25 +270,6 @@ class H1Connection(ResponseWriter):
             raise RemoteProtocolError("request head too large", status_hint=431)
         if _NEVER_IN_HEAD.search(data, max(0, self._checked - 1)):
             raise RemoteProtocolError("bare CR, bare LF or NUL in a request head")
-
-    def _announce(self, head: RequestHead) -> None:
-        self.stream_id += 1
-        length = head.content_length
-        if length == 0:
-            self._reading = _HELD
-        elif length is None:
-            self._reading = _CHUNKED
-            self._decoder = ChunkedDecoder()
-            self._remaining = 0
-        else:
-            self._reading = _FIXED
-            self._remaining = length
-        self.expects_continue = head.expects_continue
-        if not head.keep_alive:
-            self._keep_alive = False
-        head.event.stream_id = self.stream_id
-        self._expect_response_to(head)
-        self._events.append(head.event)
 
     def _read_fixed(self) -> None:
         data = self._take_buffer()
@@ -352,9 +350,11 @@ class H1Connection(ResponseWriter):
         self._reading = _CLOSED
         self._keep_alive = False
         self.withdraw_headers(self.stream_id)
-        self._expect_response_to(NO_REQUEST)
+        self._expect_response_to(NO_REQUEST, False)
         body = error.reason.encode("ascii", "replace") + b"\n"
-        self.send_headers(self.stream_id, error.status_hint, [(b"content-type", b"text/plain; charset=utf-8")])
+        self.send_headers(
+            self.stream_id, error.status_hint, [(b"content-type", b"text/plain; charset=utf-8")]
+        )
         self.send_data(self.stream_id, body, True)
         self.lingers = True
 

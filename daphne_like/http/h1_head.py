@@ -19,7 +19,7 @@ from daphne_like.http.headers import content_length, drop_underscores, list_memb
 from daphne_like.http.limits import Limits
 from daphne_like.typing import Headers
 
-__all__ = ["MAX_LINE_REST", "HeaderSection", "RequestHead", "judge_head", "judge_section", "split_request_line"]
+__all__ = ["MAX_LINE_REST", "HeaderSection", "judge_head", "judge_section", "split_request_line"]
 
 
 @dataclass(slots=True)
@@ -44,24 +44,6 @@ class HeaderSection:
     codings: list[bytes]
     connection: list[bytes]
     upgrade: bool
-    expects_continue: bool
-    trailers: bool
-
-
-@dataclass(slots=True)
-class RequestHead:
-    """
-    Attributes:
-        event: what the stream is told; its stream_id is the connection's to fill in.
-        content_length: of the body; 0 when there is none, None when it is chunked.
-        keep_alive: the client would send another request on this connection (RFC 9112 §9.3).
-        expects_continue: it waits for 100 before it sends the body (RFC 9110 §10.1.1).
-        trailers: it said ``TE: trailers``.
-    """
-
-    event: RequestReceived
-    content_length: int | None
-    keep_alive: bool
     expects_continue: bool
     trailers: bool
 
@@ -157,9 +139,17 @@ def _judge_codings(codings: list[bytes], length: int | None) -> None:
         raise RemoteProtocolError("transfer coding not implemented", status_hint=501)
 
 
-def judge_head(line: bytes, section: HeaderSection, limits: Limits) -> RequestHead:
+def judge_head(
+    line: bytes, section: HeaderSection, limits: Limits
+) -> tuple[RequestReceived, int | None, bool, bool]:
     """
     Judge a request line (without its CRLF) together with its header section.
+
+    Returns:
+        ``(event, length, keep_alive, expects_continue)``: what the stream is told, its stream_id the
+        connection's to fill in; the body's length, 0 when there is none, None when it is chunked; whether
+        the client would send another request on this connection (RFC 9112 §9.3); whether it waits for 100
+        before it sends the body (RFC 9110 §10.1.1).
 
     Raises:
         RemoteProtocolError: 400, 413, 414, 501 or 505.
@@ -170,7 +160,7 @@ def judge_head(line: bytes, section: HeaderSection, limits: Limits) -> RequestHe
     if host is None and not old:
         raise RemoteProtocolError("no Host field")
     raw_path, query_string, authority = request_target(method, target, host)
-    fields = section.fields.copy()
+    fields = section.fields.copy()  # the application may change its own
     if authority != host:
         fields = [(b"host", authority or b""), *(field for field in fields if field[0] != b"host")]
     length: int | None = section.content_length or 0
@@ -181,25 +171,19 @@ def judge_head(line: bytes, section: HeaderSection, limits: Limits) -> RequestHe
     elif length and limits.max_body_size and length > limits.max_body_size:
         raise RemoteProtocolError("request body too large", status_hint=413)
     connection = section.connection
+    keep_alive = not old
     if connection:
-        keep_alive = b"close" not in connection and (not old or b"keep-alive" in connection)
-    else:
-        keep_alive = not old
-    return RequestHead(
-        RequestReceived(
-            0,
-            _METHODS.get(method) or method.decode("ascii"),
-            raw_path,
-            query_string,
-            fields,
-            version,
-            length == 0,
-            # "A server MUST ignore an Upgrade header field that is received in an HTTP/1.0 request"
-            # -- RFC 9110 §7.8
-            section.upgrade and not old,
-        ),
-        length,
-        keep_alive,
-        section.expects_continue and length != 0 and not old,
-        section.trailers,
+        keep_alive = b"close" not in connection and (keep_alive or b"keep-alive" in connection)
+    event = RequestReceived(
+        0,
+        _METHODS.get(method) or method.decode("ascii"),
+        raw_path,
+        query_string,
+        fields,
+        version,
+        length == 0,
+        # "A server MUST ignore an Upgrade header field that is received in an HTTP/1.0 request"
+        # -- RFC 9110 §7.8
+        section.upgrade and not old,
     )
+    return event, length, keep_alive, section.expects_continue and length != 0 and not old

@@ -11,9 +11,8 @@ Whatever an application must not send raises InvalidMessage before any byte of i
 from http import HTTPStatus
 
 from daphne_like.errors import InvalidMessage
-from daphne_like.http.grammar import CONTENT_LENGTH
 from daphne_like.http.events import RequestReceived
-from daphne_like.http.h1_head import RequestHead
+from daphne_like.http.grammar import CONTENT_LENGTH
 from daphne_like.http.headers import (
     CONNECTION,
     CONTENT_LENGTH_FIELD,
@@ -28,7 +27,8 @@ from daphne_like.typing import Headers
 __all__ = ["NO_REQUEST", "ResponseWriter"]
 
 # How a response is framed. _NONE: none has begun. _UNDECIDED: its head is held, without a length in it.
-_NONE, _UNDECIDED, _LENGTH, _CHUNKS, _UNTIL_CLOSE, _NO_BODY = range(6)
+# _TUNNEL: what follows is another protocol's.
+_NONE, _UNDECIDED, _LENGTH, _CHUNKS, _UNTIL_CLOSE, _NO_BODY, _TUNNEL = range(7)
 
 # A head and what follows it leave as one piece up to here; beyond, copying costs more than a second piece.
 MAX_JOINED = 64 * 1024
@@ -46,7 +46,7 @@ _STATUS_LINES = {status.value: _status_line(status.value) for status in HTTPStat
 
 
 # What a response answers when no request could be read.
-NO_REQUEST = RequestHead(RequestReceived(0, "GET", b"/", b"", [], "1.1", True, False), 0, False, False, False)
+NO_REQUEST = RequestReceived(0, "GET", b"/", b"", [], "1.1", True, False)
 
 
 class ResponseWriter:
@@ -71,6 +71,7 @@ class ResponseWriter:
         "_out",
         "_request",
         "_to_send",
+        "_trailers",
         "body_sent",
         "buffered",
     )
@@ -78,6 +79,7 @@ class ResponseWriter:
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._request = NO_REQUEST
+        self._trailers = False
         self._out: list[bytes] = []
         self._head: list[bytes] = []
         self._end_of_head = b""
@@ -93,8 +95,9 @@ class ResponseWriter:
         """A final response to the current request is in the outbound buffer, or beyond."""
         return self._framing != _NONE and not self._head
 
-    def _expect_response_to(self, request: RequestHead) -> None:
+    def _expect_response_to(self, request: RequestReceived, trailers: bool) -> None:
         self._request = request
+        self._trailers = trailers
         self._framing = _NONE
         self.body_sent = 0
 
@@ -112,13 +115,13 @@ class ResponseWriter:
         Raises:
             InvalidMessage: a header field that cannot be sent.
         """
-        if self._request.event.http_version != "1.0":
+        if self._request.http_version != "1.0":
             self._append(b"".join((_STATUS_LINES[status], *_field_lines(headers), b"\r\n")))
 
     def _send_switching_protocols(self, headers: Headers) -> None:
         end = self._identity.end_of_head(False, False)
         self._append(b"".join((_STATUS_LINES[101], *_field_lines(headers), end)))
-        self._framing = _UNTIL_CLOSE  # what follows is the other protocol's
+        self._framing = _TUNNEL
 
     def send_headers(self, stream_id: int, status: int, headers: Headers) -> None:
         """
@@ -162,7 +165,7 @@ class ResponseWriter:
         elif status == 205:
             framing = _NO_BODY  # "MUST NOT generate content" -- RFC 9110 §15.3.6
             length = 0
-        elif self._request.event.method == "HEAD" or status == 304:
+        elif self._request.method == "HEAD" or status == 304:
             framing = _NO_BODY
         elif length is not None:
             framing = _LENGTH
@@ -191,7 +194,7 @@ class ResponseWriter:
             if whole:
                 self._framing = _LENGTH
                 lines.append(b"content-length: %d\r\n" % len(data))
-            elif self._request.event.http_version == "1.0":
+            elif self._request.http_version == "1.0":
                 self._framing = _UNTIL_CLOSE
                 self._close_after = True
             else:
@@ -200,7 +203,7 @@ class ResponseWriter:
         if self._close_after:
             lines.append(b"connection: close\r\n")
             self._keep_alive = False
-        elif self._request.event.http_version == "1.0":
+        elif self._request.http_version == "1.0":
             lines.append(b"connection: keep-alive\r\n")
         lines.append(self._end_of_head)
         if len(data) > MAX_JOINED:
@@ -223,6 +226,10 @@ class ResponseWriter:
         """
         size = len(data)
         framing = self._framing
+        if framing == _TUNNEL:
+            self._out.append(data)
+            self.buffered += size
+            return
         if framing == _UNDECIDED:
             if end_stream:
                 self._commit(data, True)
@@ -270,7 +277,7 @@ class ResponseWriter:
         if self._head:
             self._commit()
         if self._framing == _CHUNKS:
-            self._append(b"".join((b"0\r\n", *(lines if self._request.trailers else ()), b"\r\n")))
+            self._append(b"".join((b"0\r\n", *(lines if self._trailers else ()), b"\r\n")))
         elif self._framing == _LENGTH and self._to_send:
             raise self._wrong_length("shorter")
         self._response_complete()

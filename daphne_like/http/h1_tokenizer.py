@@ -36,12 +36,13 @@ class FieldTokenizer:
     Not for several threads: llhttp calls back into Python, where another thread may run.
     """
 
-    __slots__ = ("_fields", "_messages", "_parser")
+    __slots__ = ("_fields", "_messages", "_parser", "_reusable")
 
     def __init__(self) -> None:
         self._fields: Headers = []
         self._messages = 0
         self._parser: httptools.HttpRequestParser | None = None
+        self._reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by llhttp."""
@@ -50,6 +51,7 @@ class FieldTokenizer:
     def on_message_complete(self) -> None:
         """Called by llhttp."""
         self._messages += 1
+        self._reusable = self._parser is not None and self._parser.should_keep_alive()
 
     def cut(self, section: bytes) -> Headers:
         """
@@ -67,22 +69,21 @@ class FieldTokenizer:
         # A parser serves again only where llhttp itself says that the message is over and another may follow.
         # Anything else (a body announced, Connection, an upgrade, an error) would reach the next section,
         # which is somebody else's.
-        parser = self._parser or httptools.HttpRequestParser(self)
-        self._parser = None
+        if not self._reusable or self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
+        self._reusable = False
         fields: Headers = []
         self._fields = fields
         self._messages = 0
         try:
-            parser.feed_data(_HEAD + section)
+            self._parser.feed_data(_HEAD + section)
         except httptools.HttpParserUpgrade:
-            pass  # the section asks for an upgrade and is complete
+            self._reusable = False  # the section asks for an upgrade and is complete
         except httptools.HttpParserError as error:
+            self._reusable = False
             raise RemoteProtocolError(f"malformed header section: {error}") from None
-        else:
-            if self._messages > 1:
-                raise RemoteProtocolError("malformed header section: it ends before its end")
-            if self._messages == 1 and parser.should_keep_alive():
-                self._parser = parser
+        if self._messages > 1:
+            raise RemoteProtocolError("malformed header section: it ends before its end")
         if tabs or b" \r\n" in section:  # llhttp leaves blanks after a value in place
             fields = [(name, value.rstrip(b" \t")) for name, value in fields]
         return fields

@@ -5,6 +5,8 @@ No state, no I/O. Requests are judged by what RFC 9112 says MUST be refused; res
 applications, by what would break the message or let an application's own input break it.
 """
 
+from typing import Any
+
 from daphne_like.errors import InvalidMessage, RemoteProtocolError
 from daphne_like.http.grammar import ABSOLUTE_FORM, CONTENT_LENGTH, FIELD_NAME, HOST, ORIGIN_FORM
 from daphne_like.typing import Headers
@@ -107,14 +109,14 @@ _SPECIAL = {
 }
 
 # Fields that were found valid -> (kind, line). Nearly all of an application's fields say the same in each
-# response; judging and rendering them again is most of what a head costs. What is new in each response (dates, tags) must
-# not fill memory, and what is somebody's own (cookies) is not kept at all.
+# response; judging and rendering them again is most of what a head costs. What is new in each response (dates,
+# tags) must not fill memory, and what is somebody's own (cookies) is not kept at all.
 _KNOWN_FIELDS: dict[tuple[bytes, bytes], tuple[int, bytes]] = {}
 _MAX_KNOWN_FIELDS = 1024
 _MAX_KNOWN_LINE = 256
 
 
-def response_field(field: tuple[bytes, bytes]) -> tuple[int, bytes]:
+def response_field(field: Any) -> tuple[int, bytes]:
     """
     Judge and render a field of a response.
 

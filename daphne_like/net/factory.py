@@ -70,9 +70,8 @@ class ServerFactory:
         self.connections.discard(protocol)
         self._on_lost()
 
-    def shared_address(self, host: str, port: int) -> ServerAddress:
+    def shared_address(self, address: ServerAddress) -> ServerAddress:
         """One and the same tuple for the same address of ours: thousands of connections have it."""
-        address = (host, port)
         if len(self._addresses) < _MAX_SHARED:
             return self._addresses.setdefault(address, address)
         return self._addresses.get(address, address)
@@ -86,4 +85,5 @@ class ServerFactory:
     def _end_of_turn(self) -> None:
         protocols, self._to_flush = self._to_flush, []
         for protocol in protocols:
-            protocol.end_of_turn()
+            if protocol.flush_scheduled:
+                protocol.end_of_turn()

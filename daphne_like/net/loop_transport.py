@@ -19,9 +19,7 @@ from twisted.internet import defer, error
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import (
     IAddress,
-    IHalfCloseableProtocol,
     IListeningPort,
-    IProtocol,
     IProtocolFactory,
     IPushProducer,
     IStreamServerEndpoint,
@@ -44,7 +42,12 @@ class LoopTransport(asyncio.Protocol):
     One connection: an asyncio protocol below, a Twisted transport above.
 
     Args:
-        factory: builds the protocol; None from it refuses the connection.
+        factory: builds the protocol, which is half-closeable; None from it refuses the connection. It is not
+            told the address: making Twisted's address objects takes longer than all else here.
+
+    Attributes:
+        peer_name: the peer's address as the operating system gives it.
+        ssl_object: the TLS connection's ssl.SSLObject, None on plain sockets.
     """
 
     __slots__ = (
@@ -55,7 +58,9 @@ class LoopTransport(asyncio.Protocol):
         "data_received",
         "disconnecting",
         "pauseProducing",
+        "peer_name",
         "resumeProducing",
+        "ssl_object",
         "write",
         "writeSequence",
     )
@@ -63,10 +68,12 @@ class LoopTransport(asyncio.Protocol):
     data_received: Callable[[bytes], None]  # type: ignore[assignment]
 
     def __init__(self, factory: IProtocolFactory) -> None:
-        self._factory = factory
+        self._factory: Any = factory
         self._producer: IPushProducer | None = None
-        self._protocol: IProtocol | None = None
+        self._protocol: Any = None
         self.disconnecting = False
+        self.peer_name: Any = None
+        self.ssl_object: Any = None
         self.data_received = _ignore
 
     # ---- called by the loop
@@ -78,13 +85,14 @@ class LoopTransport(asyncio.Protocol):
         self.writeSequence = loop_transport.writelines
         self.pauseProducing = loop_transport.pause_reading
         self.resumeProducing = loop_transport.resume_reading
-        if loop_transport.get_extra_info("peername") is None:
+        self.peer_name = loop_transport.get_extra_info("peername")
+        if self.peer_name is None:
             loop_transport.abort()  # reset by the peer before we accepted it
             return
+        self.ssl_object = loop_transport.get_extra_info("ssl_object")
         # With TLS the loop pauses from *high* on, with plain sockets beyond it.
-        tls = loop_transport.get_extra_info("ssl_object") is not None
-        loop_transport.set_write_buffer_limits(high=int(tls), low=0)
-        protocol = self._factory.buildProtocol(self.getPeer())
+        loop_transport.set_write_buffer_limits(high=0 if self.ssl_object is None else 1, low=0)
+        protocol = self._factory.buildProtocol(None)
         if protocol is None:
             loop_transport.abort()
             return
@@ -99,10 +107,10 @@ class LoopTransport(asyncio.Protocol):
             raise
 
     def eof_received(self) -> bool:
-        if self._protocol is not None and IHalfCloseableProtocol.providedBy(self._protocol):
-            self._protocol.readConnectionLost()
-            return self._loop_transport.get_extra_info("ssl_object") is None
-        return False
+        if self._protocol is None:
+            return False
+        self._protocol.readConnectionLost()
+        return self.ssl_object is None  # with TLS there is no half-open connection
 
     def connection_lost(self, exc: Exception | None) -> None:
         protocol, self._protocol = self._protocol, None
@@ -160,10 +168,9 @@ class LoopTransport(asyncio.Protocol):
     def getHost(self) -> IAddress:
         return _address(self._loop_transport, "sockname")
 
-    @property
-    def ssl_object(self) -> Any:
-        """The TLS connection's ssl.SSLObject, None on plain sockets."""
-        return self._loop_transport.get_extra_info("ssl_object")
+    def host_name(self) -> Any:
+        """Our own address as the operating system gives it."""
+        return self._loop_transport.get_extra_info("sockname")
 
 
 def _ignore(data: bytes) -> None:

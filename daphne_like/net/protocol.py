@@ -15,7 +15,6 @@ Three things are regulated here, because only here all of it is known:
 Twisted calls the methods in camelCase.
 """
 
-import asyncio
 import logging
 from typing import Any
 
@@ -32,6 +31,7 @@ from daphne_like.asgi.websocket import WebSocketStream
 from daphne_like.errors import ClientDisconnected, RemoteProtocolError
 from daphne_like.http.events import DataReceived, Event, RequestReceived
 from daphne_like.http.h1 import H1Connection
+from daphne_like.net.loop_transport import LoopTransport
 from daphne_like.net.proxy_protocol import ProxyHeaderParser
 from daphne_like.net.tls import tls_extension
 from daphne_like.typing import Address, Headers, ServerAddress
@@ -70,9 +70,8 @@ class ServerProtocol:
     __slots__ = (
         "_ending",
         "_factory",
-        "_more_to_come",
-        "_flush_scheduled",
         "_in_head",
+        "_more_to_come",
         "_read_paused",
         "_stream",
         "_tunnel",
@@ -83,6 +82,7 @@ class ServerProtocol:
         "connection",
         "context",
         "deadline",
+        "flush_scheduled",
         "lost",
         "scheme",
         "server",
@@ -105,7 +105,7 @@ class ServerProtocol:
         self._tunnel: WebSocketStream | None = None
         self._wakeup: Wakeup | None = None
         self._read_paused = self._write_paused = False
-        self._flush_scheduled = False
+        self.flush_scheduled = False
         self._more_to_come = False  # the next pipelined request has just begun
         self._in_head = False
         self._ending = _NOT
@@ -121,22 +121,26 @@ class ServerProtocol:
         """Find out who is there, and wait for the first head."""
         transport = self.transport
         transport.registerProducer(self, True)
-        peer = transport.getPeer()
-        host = transport.getHost()
-        if isinstance(host, UNIXAddress):
-            name = host.name
-            path = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
-            self.server = (path, None) if path else None
+        if isinstance(transport, LoopTransport):
+            peer, host = transport.peer_name, transport.host_name()
+            if isinstance(peer, tuple):
+                self.client = (peer[0], peer[1])
+                self.server = self._factory.shared_address((host[0], host[1]))
+            else:
+                self.server = _unix_address(host)
+            if transport.ssl_object is not None:
+                self.scheme = "https"
+                self.tls = tls_extension(transport.ssl_object, self._factory.certificate)
         else:
-            self.client = (peer.host, peer.port)
-            self.server = self._factory.shared_address(host.host, host.port)
-        ssl_object = getattr(transport, "ssl_object", None)
-        if ssl_object is not None:
-            self.scheme = "https"
-            self.tls = tls_extension(ssl_object, self._factory.certificate)
-        elif hasattr(transport, "getPeerCertificate"):  # Twisted's own TLS, from an endpoint string
-            self.scheme = "https"
-            self.tls = {}
+            peer, host = transport.getPeer(), transport.getHost()
+            if isinstance(host, UNIXAddress):
+                self.server = _unix_address(host.name)
+            else:
+                self.client = (peer.host, peer.port)
+                self.server = (host.host, host.port)
+            if hasattr(transport, "getPeerCertificate"):  # Twisted's own TLS, from an endpoint string
+                self.scheme = "https"
+                self.tls = tls_extension(None, None)
         context = self.context
         context.watch(self)
         self.deadline = context.clock() + (context.settings.header_timeout or NEVER)
@@ -231,6 +235,9 @@ class ServerProtocol:
         for event in events:
             if type(event) is RequestReceived:
                 self._begin(event)
+                if event.end_stream and not self._write_paused:
+                    self.deadline = NEVER
+                    return  # nothing follows before this is answered
             elif type(event) is DataReceived:
                 stream = self._stream
                 if stream is not None and stream.stream_id == event.stream_id:
@@ -243,7 +250,7 @@ class ServerProtocol:
     def _begin(self, event: RequestReceived) -> None:
         context = self.context
         self._in_head = False
-        limit = context.settings.max_concurrent_requests
+        limit = context.max_requests
         if limit is not None and context.requests >= limit:
             log.warning("refused a request: --max-concurrent-requests reached")
             self._answer_briefly(503, b"Too many requests\n", [(b"retry-after", RETRY_AFTER)])
@@ -371,18 +378,18 @@ class ServerProtocol:
 
     def flush_soon(self) -> None:
         """Write what the connection has at the end of this turn of the event loop."""
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
+        if not self.flush_scheduled:
+            self.flush_scheduled = True
             self._factory.flush_at_end_of_turn(self)
 
     def end_of_turn(self) -> None:
         """
-        Called by the factory once after each turn with a flush_soon().
+        Called by the factory after a turn with a flush_soon() and without a flush() after it.
 
         A response to a pipelined request waits for the turn of the next one, and leaves together with its
         response if that is ready in that turn.
         """
-        self._flush_scheduled = False
+        self.flush_scheduled = False
         if self._more_to_come and self.connection.buffered < PIPELINE_LIMIT:
             self._more_to_come = False
             self.flush_soon()
@@ -397,6 +404,7 @@ class ServerProtocol:
         size = connection.buffered
         pieces = connection.data_to_send()
         if pieces:
+            self.flush_scheduled = False
             if len(pieces) == 1:
                 self.transport.write(pieces[0])
             elif size <= JOIN_LIMIT:
@@ -522,6 +530,13 @@ class ServerProtocol:
         self._unsent = measure() if measure is not None else 0
         self._set_deadline()
         return self._unsent < before
+
+
+def _unix_address(path: str | bytes | None) -> ServerAddress | None:
+    """ASGI's address of a Unix socket that we listen on; None where it has no name."""
+    if isinstance(path, bytes):
+        path = path.decode("utf-8", "surrogateescape")
+    return (path, None) if path else None
 
 
 class ProxiedServerProtocol(ServerProtocol):

@@ -107,6 +107,8 @@ def inherit(descriptor: int, option: str) -> socket.socket:
 def systemd_descriptors() -> list[int]:
     """Sockets that systemd has opened for this process. The variables go with it: children have no part."""
     process, count = _SYSTEMD_SAYS
+    if "LISTEN_PID" in os.environ:
+        process, count = os.environ["LISTEN_PID"], os.environ.get("LISTEN_FDS", "")
     if process != str(os.getpid()):
         return []
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):

@@ -42,26 +42,28 @@ class TLSCertificate:
     def load(self) -> None:
         """Read the files again; when that fails, what was loaded before stays in use."""
         try:
-            with open(self._certificate, encoding="ascii") as file:
+            with open(self._certificate, encoding="latin-1") as file:  # text may stand around the PEM
                 text = file.read()
             self.context.load_cert_chain(self._certificate, self._private_key)
         except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             files = self._certificate + (f" and {self._private_key}" if self._private_key else "")
-            raise StartupFailed(f"cannot use the certificate in {files}: {error}") from None
+            raise StartupFailed(f"cannot use the certificate in {files}: {reason}") from None
         end = "-----END CERTIFICATE-----"
         begin = text.find("-----BEGIN CERTIFICATE-----")
         self.pem = text[begin : text.index(end) + len(end)] + "\n"
 
 
-def tls_extension(ssl_object: ssl.SSLObject, certificate: TLSCertificate | None) -> dict[str, Any]:
+def tls_extension(ssl_object: ssl.SSLObject | None, certificate: TLSCertificate | None) -> dict[str, Any]:
     """
     What the scope's "tls" extension says of a connection (ASGI TLS extension 0.2).
 
-    Client certificates are not asked for, so its keys about them are empty.
+    Client certificates are not asked for, so its keys about them are empty. None for *ssl_object*: the
+    connection is encrypted by somebody who does not tell how.
     """
-    cipher = ssl_object.cipher()
+    cipher = ssl_object.cipher() if ssl_object is not None else None
     suite = None
-    if cipher is not None:
+    if ssl_object is not None and cipher is not None:
         ciphers = ssl_object.context.get_ciphers()
         suite = next((c["id"] & 0xFFFF for c in ciphers if c["name"] == cipher[0]), None)
     return {
@@ -69,6 +71,6 @@ def tls_extension(ssl_object: ssl.SSLObject, certificate: TLSCertificate | None)
         "client_cert_chain": [],
         "client_cert_name": None,
         "client_cert_error": None,
-        "tls_version": _VERSIONS.get(ssl_object.version() or ""),
+        "tls_version": _VERSIONS.get(ssl_object.version() or "") if ssl_object is not None else None,
         "cipher_suite": suite,
     }

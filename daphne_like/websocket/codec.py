@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from autobahn.websocket.xormasker import create_xor_masker
+from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
 
 from daphne_like.websocket.engine import FrameEngine, make_deflate
 from daphne_like.websocket.handshake import DeflateParameters
@@ -140,6 +140,39 @@ class Codec:
         self._buffer = data
         self._position = 0
 
+    def single_message(self, data: bytes) -> str | bytes | None:
+        """
+        Return the message when *data* is one whole plain frame and nothing waits before it.
+
+        That is what nearly every read of a WebSocket is. None: it is not, and nothing has been taken; give
+        the octets to receive_data().
+        """
+        if self._engine is not None or self._position < len(self._buffer) or self._awaited or self._closed:
+            return None
+        size = len(data)
+        first = data[0]
+        if size < 6 or (first != _TEXT and first != _BINARY):
+            return None
+        length = data[1] - 0x80
+        if length < 126:
+            mask = data[2:6]
+            payload = data[6:]
+        elif length == 126 and size > 133:
+            length = data[2] << 8 | data[3]
+            mask = data[4:8]
+            payload = data[8:]
+        else:
+            return None
+        if len(payload) != length or length > self._max_frame or length > self._max_message:
+            return None
+        payload = _unmask(mask, payload)
+        if first == _BINARY:
+            return payload
+        try:
+            return payload.decode()
+        except UnicodeDecodeError:
+            return None
+
     @property
     def held(self) -> int:
         """Octets received that next_message() has not read yet."""
@@ -224,12 +257,7 @@ class Codec:
         return (first == _PING or first == _PONG) and header == 6 and length <= 125
 
     def _plain_frame(self, first: int, mask: bytes, data: bytes) -> str | bytes | Closed | None:
-        size = len(data)
-        if size <= _XOR_AS_INTEGER:
-            key = int.from_bytes((mask * ((size + 3) >> 2))[:size], "little")
-            data = (int.from_bytes(data, "little") ^ key).to_bytes(size, "little")
-        else:
-            data = create_xor_masker(mask, size).process(data)
+        data = _unmask(mask, data)
         if first == _TEXT:
             try:
                 return data.decode()
@@ -256,18 +284,18 @@ class Codec:
         if kind in ("text", "bytes"):
             message: str | bytes = value
             return message
-        if kind == "ping":
-            self._answer_ping(value)
-        elif kind == "pong":
-            self.pongs += 1
-        elif kind == "failure":
+        if kind == "failure":
             return self._fail(*value)
-        else:
+        if kind == "close":
             code, reason = value
             if not self.close_sent:  # "typically echos the status code it received" -- §5.5.1
                 self._write_close(code, b"")
             self._end()
             return Closed(NO_STATUS_RECEIVED if code is None else code, reason)
+        if kind == "ping":
+            self._answer_ping(value)
+        else:
+            self.pongs += 1
         return None
 
     def _answer_ping(self, payload: bytes) -> None:
@@ -342,3 +370,12 @@ class Codec:
         data = b"".join(self._out)
         self._out = []
         return data
+
+
+def _unmask(mask: bytes, data: bytes) -> bytes:
+    """RFC 6455 §5.3."""
+    size = len(data)
+    if size > _XOR_AS_INTEGER:
+        return bytes(create_xor_masker(mask, size).process(data))
+    key = int.from_bytes((mask * ((size + 3) >> 2))[:size], "little")
+    return (int.from_bytes(data, "little") ^ key).to_bytes(size, "little")

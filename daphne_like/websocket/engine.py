@@ -74,7 +74,11 @@ class _Silence:
     warn = info = error = debug
 
 
-class FrameEngine(WebSocketServerProtocol):  # type: ignore[misc]
+# Its annotations do not know that half of its attributes are None at times.
+_Machine: Any = WebSocketServerProtocol
+
+
+class FrameEngine(_Machine):  # type: ignore[misc]
     """
     Decodes frames from after the opening handshake on.
 

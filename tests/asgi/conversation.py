@@ -1,5 +1,5 @@
 """
-What the tests of floors 2 to 4 share: a server in memory, an application that a test plays, and strict readers.
+What the tests of floors 2 to 4 share: a server in memory, an application that a test plays, strict readers.
 
 `serving()` looks at the end whether anything is left of what was served: that is a promise of every test.
 """
@@ -45,7 +45,7 @@ def request(target: str = "/", *fields: str, method: str = "GET", version: str =
 
 
 def message(kind: str, **keys: Any) -> dict[str, Any]:
-    """message("body", more_body=True): an ASGI message of http.response, or of another kind with a dot in it."""
+    """message("body", more_body=True): an ASGI message; without a dot in its kind, of http.response."""
     return {"type": kind if "." in kind else f"http.response.{kind}", **keys}
 
 
@@ -53,7 +53,9 @@ def message(kind: str, **keys: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def serving(application: Any, *, state: dict[str, Any] | None = None, **settings: Any) -> Iterator[MemoryServer]:
+def serving(
+    application: Any, *, state: dict[str, Any] | None = None, **settings: Any
+) -> Iterator[MemoryServer]:
     """
     A server in memory. At the end everybody leaves, and nothing of any of them may be left.
 

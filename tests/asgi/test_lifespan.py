@@ -132,17 +132,24 @@ async def test_application_that_waits_on_after_it_said_failed_is_not_left_behind
         await lifespan(application).startup()
 
 
-async def test_exception_after_startup_is_logged_at_shutdown_at_the_latest(caplog):
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_exception_between_startup_and_shutdown_is_logged(caplog, at_once):
     async def application(scope, receive, send):
         await receive()
         await send({"type": "lifespan.startup.complete"})
+        if not at_once:
+            await go_on.wait()
         raise ValueError("boom")
 
+    go_on = asyncio.Event()
     life = lifespan(application)
     await life.startup()
+    go_on.set()
+    await asyncio.sleep(0)
     await asyncio.sleep(0)
     await life.shutdown()
-    assert any("boom" in str(record.exc_info) for record in caplog.records)
+    assert sentences(caplog) == ["application failed in its lifespan"]
+    assert caplog.records[0].exc_info[0] is ValueError
 
 
 async def test_exception_in_shutdown_is_logged_and_over(caplog):

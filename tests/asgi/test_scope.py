@@ -124,7 +124,7 @@ def test_options_asterisk_is_under_no_root_path():
 
 
 def test_state_is_a_shallow_copy():
-    """"a shallow copy of the namespace": requests share what is in it, not the dict (lifespan spec)."""
+    """Requests share what is in it, not the dict (lifespan spec, "Lifespan State")."""
     pool = object()
     puppet = Puppet()
     state = {"pool": pool}

@@ -16,7 +16,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Answer", "Load", "abandon", "connect", "drain", "fetch", "leave", "random_octets", "read_until"]
+__all__ = [
+    "Answer",
+    "Load",
+    "abandon",
+    "connect",
+    "drain",
+    "fetch",
+    "random_octets",
+    "read_until",
+    "upload",
+]
 
 TIMEOUT = 20.0
 
@@ -74,6 +84,15 @@ def fetch(
         return Answer(response.status, fields, response.read())
     finally:
         connection.close()
+
+
+def upload(where: int | str, target: str, name: str, content: bytes) -> Answer:
+    """POST *content* as the file "file" of a form."""
+    boundary = "a-word-that-chance-does-not-write"
+    head = f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
+    return fetch(where, target, method="POST", body=body, headers=headers, timeout=60)
 
 
 def read_until(sock: socket.socket, end: bytes) -> bytes:

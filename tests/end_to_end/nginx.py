@@ -1,5 +1,5 @@
 """
-Debian's NGINX in front of a server under test: a configuration of its own in a temporary directory, one process.
+Debian's NGINX in front of a server under test: one process, with a configuration in a temporary directory.
 
 `daemon off` and `master_process off` keep NGINX in the foreground, in one process, as whoever runs the tests:
 it needs no rights, and ends with the process that we started.

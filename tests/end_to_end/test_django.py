@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.clients import connect, fetch, random_octets, read_until
+from tests.end_to_end.clients import connect, fetch, random_octets, read_until, upload
 from tests.end_to_end.processes import APPLICATIONS, ServerProcess, eventually, serving
 
 pytest.importorskip("django", reason="the demo's requirements are not installed: pip install -e '.[demo]'")
@@ -52,14 +52,7 @@ def test_async_view_notices_that_its_client_has_left(site: ServerProcess) -> Non
 
 def test_upload_of_20_megabytes(site: ServerProcess) -> None:
     content = random_octets(20_000_000)
-    form = b'--x\r\ncontent-disposition: form-data; name="file"; filename="film.bin"\r\n\r\n' + content
-    answer = fetch(
-        site.port,
-        "/upload/",
-        method="POST",
-        body=form + b"\r\n--x--\r\n",
-        headers={"content-type": "multipart/form-data; boundary=x"},
-    )
+    answer = upload(site.port, "/upload/", "film.bin", content)
     assert answer.json == {
         "name": "film.bin",
         "size": len(content),

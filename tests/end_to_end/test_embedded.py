@@ -1,4 +1,4 @@
-"""`Server` inside of a program: in a script that gives it the process, and in an event loop that runs already."""
+"""`Server` inside of a program: in a script that gives it the process, and in a running event loop."""
 
 import asyncio
 import contextlib

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.clients import fetch
+from tests.end_to_end.clients import fetch, upload
 from tests.end_to_end.processes import APPLICATIONS, ServerProcess, eventually, serving
 
 pytest.importorskip("fastapi")
@@ -54,15 +54,8 @@ def test_file_response(site: ServerProcess) -> None:
     assert answer.headers["content-disposition"] == 'attachment; filename="site.py"'
 
 
-def test_upload(site: ServerProcess) -> None:
-    form = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(2 << 20)
-    answer = fetch(
-        site.port,
-        "/upload",
-        method="POST",
-        body=form + b"\r\n--x--\r\n",
-        headers={"content-type": "multipart/form-data; boundary=x"},
-    )
+def test_upload_of_a_file(site: ServerProcess) -> None:
+    answer = upload(site.port, "/upload", "a", bytes(2 << 20))
     assert answer.json == {"name": "a", "size": 2 << 20}
 
 

@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,27 @@ def test_client_that_leaves_before_the_last_of_a_response() -> None:
         abandon(sock)
         eventually(lambda: alive(server)["HTTPStream"] == 1)
         assert "application failed" not in server.stderr.text
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        GET % b"/unknown",
+        b"GET /ws/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"not HTTP\r\n\r\n",
+    ],
+    ids=["unknown", "handshake", "old", "malformed"],
+)
+def test_refused_client_that_does_not_close(request_text: bytes) -> None:
+    """Neither its connection stays for ever, nor does the server wait for it when it stops."""
+    with serving("-p", "0", PLAIN) as server, connect(server.port) as sock:
+        sock.sendall(request_text)
+        read_until(sock, b"\r\n\r\n")
+        begin = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert time.monotonic() - begin < 10
 
 
 def test_expect_continue_waits_for_the_application() -> None:

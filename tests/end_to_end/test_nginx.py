@@ -114,8 +114,8 @@ async def test_kept_upstream_connections_never_give_502(site: Site) -> None:
 @pytest.mark.time_limit(120)
 async def test_short_keep_alive_gives_no_502_either(tmp_path: Path) -> None:
     """
-    The server closes idle connections just when NGINX may be about to use them. NGINX tries again when nothing
-    of an answer has come; a reset in the middle of one would show as 502.
+    The server closes idle connections just when NGINX may be about to use them. NGINX tries again when
+    nothing of an answer has come; a reset in the middle of one would show as 502.
     """
     with serving("-p", "0", "--keep-alive-timeout", "0.1", PLAIN) as server:
         with nginx_before(f"127.0.0.1:{server.port}", tmp_path) as nginx:

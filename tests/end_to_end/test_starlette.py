@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.clients import abandon, connect, fetch, random_octets, read_until
+from tests.end_to_end.clients import abandon, connect, fetch, random_octets, read_until, upload
 from tests.end_to_end.processes import APPLICATIONS, ServerProcess, eventually, serving
 
 pytest.importorskip("starlette")
@@ -70,9 +70,7 @@ def test_upload_is_streamed(site: ServerProcess) -> None:
 
 def test_multipart_form(site: ServerProcess) -> None:
     body = random_octets(100_000)
-    head = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
-    headers = {"content-type": "multipart/form-data; boundary=x"}
-    answer = fetch(site.port, "/form", method="POST", body=head + body + b"\r\n--x--\r\n", headers=headers)
+    answer = upload(site.port, "/form", "a.bin", body)
     assert answer.json == {"name": "a.bin", "size": len(body)}
 
 

@@ -10,7 +10,17 @@ from daphne_like import Server, Settings
 from tests.asgi.conversation import GET
 from tests.corpus.responses import Response, read_responses
 
-__all__ = ["Streams", "ask", "connect", "echo_scope", "port_of", "read_all", "read_until", "scope_told", "served"]
+__all__ = [
+    "Streams",
+    "ask",
+    "connect",
+    "echo_scope",
+    "port_of",
+    "read_all",
+    "read_until",
+    "scope_told",
+    "served",
+]
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

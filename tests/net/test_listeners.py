@@ -1,15 +1,18 @@
 """Listening: everything that the options name, and one line where it cannot be."""
 
 import contextlib
+import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from daphne_like import Server, Settings
 from daphne_like.errors import ConfigurationError, StartupFailed
-from daphne_like.net.sockets import bind_tcp, bind_unix, inherit, remove_unix, systemd_descriptors
+from daphne_like.net.sockets import bind_tcp, bind_unix, inherit, remove_unix
 from tests.net.real import ask, echo_scope, port_of, scope_told, served
 
 
@@ -56,7 +59,7 @@ async def test_tcp_of_ipv6():
 
 @needs_v6
 async def test_every_interface_of_both_kinds():
-    """"::" alone takes IPv4 too, as NGINX's does and Daphne's did."""
+    """The address :: alone takes IPv4 too, as NGINX's does and Daphne's did."""
     async with served(bind=("[::]:0",)) as server:
         assert (await scope_told(server, host="::1"))["client"][0] == "::1"
         assert (await scope_told(server, host="127.0.0.1"))["client"][0] in ("::ffff:127.0.0.1", "127.0.0.1")
@@ -146,7 +149,9 @@ async def test_stale_unix_socket_is_replaced(tmp_path):
 async def test_unix_socket_that_somebody_serves_is_left_alone(tmp_path):
     path = tmp_path / "site.sock"
     async with served(unix_socket=(str(path),)) as server:
-        assert await refused_start(unix_socket=(str(path),)) == f"cannot listen on unix:{path}: address in use"
+        assert (
+            await refused_start(unix_socket=(str(path),)) == f"cannot listen on unix:{path}: address in use"
+        )
         assert (await ask(server)).status == 200
 
 
@@ -220,7 +225,10 @@ async def test_descriptor_that_is_no_socket(tmp_path):
 
 async def test_descriptor_of_a_datagram_socket():
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        assert await refused_start(file_descriptor=(sock.fileno(),)) == f"--fd {sock.fileno()}: not a stream socket"
+        assert (
+            await refused_start(file_descriptor=(sock.fileno(),))
+            == f"--fd {sock.fileno()}: not a stream socket"
+        )
 
 
 def test_inherit_leaves_the_original_to_its_owner():
@@ -232,24 +240,44 @@ def test_inherit_leaves_the_original_to_its_owner():
 # ---- systemd
 
 
-def test_systemd_descriptors_are_for_the_process_that_is_named(monkeypatch):
-    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
-        monkeypatch.delenv(name, raising=False)
-    assert systemd_descriptors() == []
-    monkeypatch.setenv("LISTEN_FDS", "2")
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
-    assert systemd_descriptors() == []
-    monkeypatch.setenv("LISTEN_FDNAMES", "http:https")
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    assert systemd_descriptors() == [3, 4]
-    assert not {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} & set(os.environ), "children have no part"
+SAYS = """
+import json, os
+os.environ.update({environment!r})
+if "LISTEN_PID" in os.environ:
+    os.environ["LISTEN_PID"] = str(os.getpid() + int(os.environ["LISTEN_PID"]))
+from daphne_like.net.sockets import systemd_descriptors
+print(json.dumps([systemd_descriptors(), sorted(name for name in os.environ if name.startswith("LISTEN_"))]))
+"""
+
+
+def systemd_says(**environment):
+    """In a process of its own: what it takes for systemd's sockets, and what its children would see."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LISTEN_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SAYS.format(environment=environment)],
+        env=clean,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_systemd_descriptors():
+    """The variables go with them: children have no part."""
+    assert systemd_says(LISTEN_PID="0", LISTEN_FDS="2", LISTEN_FDNAMES="http:https") == [[3, 4], []]
+
+
+def test_systemd_descriptors_of_another_process():
+    """Those of a parent that started us without taking the variables away."""
+    assert systemd_says(LISTEN_PID="1", LISTEN_FDS="2")[0] == []
+    assert systemd_says(LISTEN_FDS="2")[0] == []
+    assert systemd_says()[0] == []
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "0"])
-def test_systemd_that_hands_over_nothing(monkeypatch, count):
-    monkeypatch.setenv("LISTEN_FDS", count)
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    assert systemd_descriptors() == []
+def test_systemd_that_hands_over_nothing(count):
+    assert systemd_says(LISTEN_PID="0", LISTEN_FDS=count)[0] == []
 
 
 # ---- Twisted's endpoint strings

@@ -206,7 +206,9 @@ def test_connection_that_is_used_is_not_idle():
 
 def test_slow_answer_is_not_idleness():
     puppet = Puppet()
-    with serving(puppet, keep_alive_timeout=10, header_timeout=10, body_timeout=10, write_timeout=10) as server:
+    with serving(
+        puppet, keep_alive_timeout=10, header_timeout=10, body_timeout=10, write_timeout=10
+    ) as server:
         wire = server.connect()
         wire.receive(GET)
         server.advance(3600)
@@ -563,10 +565,15 @@ def test_addresses_of_tcp():
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("run/site.sock", ("run/site.sock", None)), (b"run/site.sock", ("run/site.sock", None)), (None, None), ("", None)],
+    [
+        ("run/site.sock", ("run/site.sock", None)),
+        (b"run/site.sock", ("run/site.sock", None)),
+        (None, None),
+        ("", None),
+    ],
 )
 def test_addresses_of_a_unix_socket(name, expected):
-    """"If the server is a Unix socket: its path and None"; a client of one has no address (ASGI HTTP spec)."""
+    """The server is its path and None, and a client of one has no address (ASGI HTTP spec)."""
     puppet = Puppet()
     with serving(puppet) as server:
         wire = server.connect(UNIXAddress(None), UNIXAddress(name))

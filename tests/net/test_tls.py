@@ -48,7 +48,10 @@ async def test_tls_1_2_is_spoken_and_nothing_older(tmp_path):
         told = await scope_told(server, ssl=context)
         assert told["extensions"]["tls"]["tls_version"] == 0x0303
         assert told["extensions"]["tls"]["cipher_suite"] > 0
-    assert TLSCertificate(str(certificate.chain), str(certificate.key)).context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert (
+        TLSCertificate(str(certificate.chain), str(certificate.key)).context.minimum_version
+        >= ssl.TLSVersion.TLSv1_2
+    )
 
 
 async def test_alpn_is_http_1_1(tmp_path):
@@ -176,10 +179,14 @@ async def test_large_answer_and_upload_over_tls(tmp_path):
     async def echo(scope, receive, send):
         if scope["type"] != "http":
             raise ValueError(scope["type"])
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]}
+        )
         while True:
             message = await receive()
-            await send({"type": "http.response.body", "body": message["body"], "more_body": message["more_body"]})
+            await send(
+                {"type": "http.response.body", "body": message["body"], "more_body": message["more_body"]}
+            )
             if not message["more_body"]:
                 return
 

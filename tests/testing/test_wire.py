@@ -171,7 +171,7 @@ def test_client_that_does_not_read_fills_the_socket():
 
 
 def test_close_waits_for_what_the_client_has_not_read():
-    """As a real transport's loseConnection(): it closes when everything has left, not before, and not never."""
+    """As a real transport's loseConnection(): when everything has left, not before, and not never."""
     puppet = Puppet()
     with serving(puppet) as server:
         wire = server.connect()
