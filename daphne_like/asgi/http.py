@@ -239,7 +239,7 @@ class HTTPStream:
         if (self._told and self._departed) or transport.lost:
             raise ClientDisconnected("the client has left")
         try:
-            handler = _TRANSITIONS[self.state, message["type"]]
+            handler = _TRANSITIONS[self.state][message["type"]]
         except (KeyError, TypeError):
             raise UnexpectedMessage(self.state, message_type(message)) from None
         waits = handler(self, message)
@@ -425,11 +425,17 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 _OVER = (DONE, ABANDONED)
 
-_TRANSITIONS: dict[tuple[str, str], Callable[[HTTPStream, Message], Awaitable[None] | None]] = {
-    (REQUEST, "http.response.start"): HTTPStream._start,
-    (REQUEST, "http.response.early_hint"): HTTPStream._early_hint,
-    (HEADERS, "http.response.body"): HTTPStream._send_body,
-    (HEADERS, "http.response.pathsend"): HTTPStream._pathsend,
-    (BODY, "http.response.body"): HTTPStream._send_body,
-    (TRAILERS, "http.response.trailers"): HTTPStream._send_trailers,
+_TRANSITIONS: dict[str, dict[str, Callable[[HTTPStream, Message], Awaitable[None] | None]]] = {
+    REQUEST: {
+        "http.response.start": HTTPStream._start,
+        "http.response.early_hint": HTTPStream._early_hint,
+    },
+    HEADERS: {
+        "http.response.body": HTTPStream._send_body,
+        "http.response.pathsend": HTTPStream._pathsend,
+    },
+    BODY: {"http.response.body": HTTPStream._send_body},
+    TRAILERS: {"http.response.trailers": HTTPStream._send_trailers},
+    DONE: {},
+    ABANDONED: {},
 }

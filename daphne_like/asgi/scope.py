@@ -23,9 +23,7 @@ log = logging.getLogger(logs.SERVER)
 
 def http_scope(event: RequestReceived, transport: StreamTransport) -> dict[str, Any]:
     """Scope of a request."""
-    scope = _scope("http", event, transport, _HTTP_EXTENSIONS[event.http_version].copy())
-    scope["method"] = event.method
-    return scope
+    return _scope("http", event, transport, _HTTP_EXTENSIONS[event.http_version].copy())
 
 
 _HTTP_EXTENSIONS: dict[str, dict[str, Any]] = {
@@ -39,6 +37,7 @@ def websocket_scope(
 ) -> dict[str, Any]:
     """Scope of a WebSocket handshake; *subprotocols* as the client offers them."""
     scope = _scope("websocket", event, transport, {"websocket.http.response": {}})
+    del scope["method"]
     scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
     scope["subprotocols"] = subprotocols
     return scope
@@ -60,6 +59,7 @@ def _scope(
         "type": kind,
         "asgi": {"version": "3.0", "spec_version": "2.5"},
         "http_version": event.http_version,
+        "method": event.method,
         "scheme": transport.scheme,
         "path": path,
         "raw_path": raw_path,

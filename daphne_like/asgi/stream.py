@@ -168,6 +168,7 @@ class ServerContext:
     idle: Callable[[], None] | None = None
     draining: bool = False
     warned_of_proxy: bool = False
+    keep_alive: float = field(init=False)
     max_requests: int | None = field(init=False)
     http_timeout: float | None = field(init=False)
     root_path: str = field(init=False)
@@ -175,6 +176,7 @@ class ServerContext:
 
     def __post_init__(self) -> None:
         # Looked at for each request.
+        self.keep_alive = self.settings.keep_alive_timeout or NEVER
         self.max_requests = self.settings.max_concurrent_requests
         self.http_timeout = self.settings.http_timeout
         self.root_path = self.settings.root_path

@@ -353,7 +353,7 @@ class WebSocketStream:
         if self._disconnect is not None or transport.lost:
             raise ClientDisconnected("the WebSocket is closed")
         try:
-            handler = _TRANSITIONS[self.state, message["type"]]
+            handler = _TRANSITIONS[self.state][message["type"]]
         except (KeyError, TypeError):
             raise UnexpectedMessage(self.state, message_type(message)) from None
         handler(self, message)
@@ -544,11 +544,17 @@ class WebSocketStream:
 # Close codes that no endpoint may send (RFC 6455 §7.4.1), below 3000 and not in the registry.
 _RESERVED_CODES = frozenset((1004, 1005, 1006, 1015, *range(1016, 3000)))
 
-_TRANSITIONS: dict[tuple[str, str], Callable[[WebSocketStream, Message], None]] = {
-    (HANDSHAKE, "websocket.accept"): WebSocketStream._accept,
-    (HANDSHAKE, "websocket.close"): WebSocketStream._deny,
-    (HANDSHAKE, "websocket.http.response.start"): WebSocketStream._start_denial,
-    (DENIAL, "websocket.http.response.body"): WebSocketStream._send_denial_body,
-    (OPEN, "websocket.send"): WebSocketStream._send,
-    (OPEN, "websocket.close"): WebSocketStream._send_close,
+_TRANSITIONS: dict[str, dict[str, Callable[[WebSocketStream, Message], None]]] = {
+    HANDSHAKE: {
+        "websocket.accept": WebSocketStream._accept,
+        "websocket.close": WebSocketStream._deny,
+        "websocket.http.response.start": WebSocketStream._start_denial,
+    },
+    DENIAL: {"websocket.http.response.body": WebSocketStream._send_denial_body},
+    OPEN: {
+        "websocket.send": WebSocketStream._send,
+        "websocket.close": WebSocketStream._send_close,
+    },
+    CLOSING: {},
+    CLOSED: {},
 }

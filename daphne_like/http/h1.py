@@ -130,6 +130,11 @@ class H1Connection(ResponseWriter):
         return self._reading in _IN_BODY and not self.expects_continue
 
     @property
+    def has_more_to_read(self) -> bool:
+        """Bytes wait here, or more of the current request's body is to come."""
+        return self._reading in _IN_BODY or bool(self._buffer)
+
+    @property
     def held(self) -> int:
         """Bytes received that wait for the response in course to end."""
         return len(self._buffer) - self._start if self._reading == _HELD else 0
@@ -146,6 +151,10 @@ class H1Connection(ResponseWriter):
             self._checked -= self._start
             self._start = 0
         self._buffer = data
+        if self._reading == _HEAD:
+            self._read_head()
+            if not self._buffer:
+                return
         self._read()
 
     def _read(self) -> None:
@@ -223,13 +232,12 @@ class H1Connection(ResponseWriter):
         else:
             self._start = end
         line_end = data.index(b"\r\n", start)
+        line = split_request_line(data[start:line_end], self._limits)
         section = data[line_end + 2 : end]
         if section != self._section_bytes:
             self._section = judge_section(section, self._limits, self._tokenizer)
             self._section_bytes = section if len(section) <= MAX_KEPT_SECTION else b""
-        event, length, keep_alive, expects_continue = judge_head(
-            data[start:line_end], self._section, self._limits
-        )
+        event, length, keep_alive, expects_continue = judge_head(line, self._section, self._limits)
         self.stream_id += 1
         event.stream_id = self.stream_id
         if length == 0:

@@ -140,10 +140,13 @@ def _judge_codings(codings: list[bytes], length: int | None) -> None:
 
 
 def judge_head(
-    line: bytes, section: HeaderSection, limits: Limits
+    line: tuple[bytes, bytes, str], section: HeaderSection, limits: Limits
 ) -> tuple[RequestReceived, int | None, bool, bool]:
     """
-    Judge a request line (without its CRLF) together with its header section.
+    Judge a request line together with its header section.
+
+    Args:
+        line: from split_request_line().
 
     Returns:
         ``(event, length, keep_alive, expects_continue)``: what the stream is told, its stream_id the
@@ -152,9 +155,9 @@ def judge_head(
         before it sends the body (RFC 9110 §10.1.1).
 
     Raises:
-        RemoteProtocolError: 400, 413, 414, 501 or 505.
+        RemoteProtocolError: 400, 413 or 501.
     """
-    method, target, version = split_request_line(line, limits)
+    method, target, version = line
     host = section.host
     old = version == "1.0"
     if host is None and not old:

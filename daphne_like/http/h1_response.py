@@ -12,7 +12,6 @@ from http import HTTPStatus
 
 from daphne_like.errors import InvalidMessage
 from daphne_like.http.events import RequestReceived
-from daphne_like.http.grammar import CONTENT_LENGTH
 from daphne_like.http.headers import (
     CONNECTION,
     CONTENT_LENGTH_FIELD,
@@ -138,15 +137,17 @@ class ResponseWriter:
         close = self._must_close()
         lines: list[bytes] = [_STATUS_LINES.get(status) or _status_line(status)]
         length: int | None = None
+        length_line = b""
         has_date = has_server = False
         for field in headers:
-            kind, line = response_field(field)
+            kind, line, announced = response_field(field)
             if kind:
                 if kind == CONTENT_LENGTH_FIELD:
-                    announced = _announced_length(field[1])
-                    if length is not None and length != announced:
+                    if length is None:
+                        length = announced
+                        length_line = line
+                    elif length != announced:
                         raise InvalidMessage(f"two Content-Length fields: {length} and {announced}")
-                    length = announced
                     continue
                 if kind == TRANSFER_ENCODING:
                     continue
@@ -165,6 +166,7 @@ class ResponseWriter:
         elif status == 205:
             framing = _NO_BODY  # "MUST NOT generate content" -- RFC 9110 §15.3.6
             length = 0
+            length_line = b"content-length: 0\r\n"
         elif self._request.method == "HEAD" or status == 304:
             framing = _NO_BODY
         elif length is not None:
@@ -172,7 +174,7 @@ class ResponseWriter:
         else:
             framing = _UNDECIDED
         if length is not None:
-            lines.append(b"content-length: %d\r\n" % length)
+            lines.append(length_line)
         self._head = lines
         self._end_of_head = self._identity.end_of_head(has_date, has_server)
         self._close_after = close
@@ -270,7 +272,7 @@ class ResponseWriter:
         """
         lines = []
         for field in headers:
-            kind, line = response_field(field)
+            kind, line, _ = response_field(field)
             if kind:
                 raise InvalidMessage(f"{field[0]!r} cannot be a trailer field")
             lines.append(line)
@@ -303,9 +305,3 @@ class ResponseWriter:
 
 def _field_lines(headers: Headers) -> list[bytes]:
     return [response_field(field)[1] for field in headers]
-
-
-def _announced_length(value: bytes) -> int:
-    if CONTENT_LENGTH.fullmatch(value) is None:
-        raise InvalidMessage(f"not a Content-Length: {value!r}")
-    return int(value)

@@ -108,23 +108,25 @@ _SPECIAL = {
     b"server": SERVER,
 }
 
-# Fields that were found valid -> (kind, line). Nearly all of an application's fields say the same in each
+# Fields that were found valid -> (kind, line, length). Nearly all of an application's fields say the same in each
 # response; judging and rendering them again is most of what a head costs. What is new in each response (dates,
 # tags) must not fill memory, and what is somebody's own (cookies) is not kept at all.
-_KNOWN_FIELDS: dict[tuple[bytes, bytes], tuple[int, bytes]] = {}
+_KNOWN_FIELDS: dict[tuple[bytes, bytes], tuple[int, bytes, int]] = {}
 _MAX_KNOWN_FIELDS = 1024
 _MAX_KNOWN_LINE = 256
 
 
-def response_field(field: Any) -> tuple[int, bytes]:
+def response_field(field: Any) -> tuple[int, bytes, int]:
     """
     Judge and render a field of a response.
 
     Returns:
-        ``(kind, line)``: how the connection treats it, and the line with its CRLF.
+        ``(kind, line, length)``: how the connection treats it, the line with its CRLF, and what a
+        Content-Length says (0 for any other).
 
     Raises:
-        InvalidMessage: no pair of bytes, a name that is no token, CR, LF or NUL in the value.
+        InvalidMessage: no pair of bytes, a name that is no token, CR, LF or NUL in the value, a
+            Content-Length that is no number.
     """
     try:
         return _KNOWN_FIELDS[field]
@@ -141,9 +143,16 @@ def response_field(field: Any) -> tuple[int, bytes]:
         raise InvalidMessage(f"not a header name: {name!r}")
     if b"\r" in value or b"\n" in value or b"\0" in value:
         raise InvalidMessage(f"CR, LF or NUL in the value of header {name!r}: {value!r}")
-    rendered = (_SPECIAL.get(name.lower(), PLAIN), b"%b: %b\r\n" % (name, value))
+    kind = _SPECIAL.get(name.lower(), PLAIN)
+    length = 0
+    if kind == CONTENT_LENGTH_FIELD:
+        if CONTENT_LENGTH.fullmatch(value) is None:
+            raise InvalidMessage(f"not a Content-Length: {value!r}")
+        length = int(value)
+        value = b"%d" % length
+    rendered = (kind, b"%b: %b\r\n" % (name, value), length)
     if len(rendered[1]) <= _MAX_KNOWN_LINE and name.lower() != b"set-cookie":
         if len(_KNOWN_FIELDS) >= _MAX_KNOWN_FIELDS:
             _KNOWN_FIELDS.clear()
-        _KNOWN_FIELDS[(name, value)] = rendered
+        _KNOWN_FIELDS[tuple(field)] = rendered
     return rendered

@@ -28,6 +28,8 @@ class ServerFactory:
 
     Attributes:
         connections: the open ones.
+        to_flush: those that have something to write at the end of this turn of the event loop. Who appends
+            the first calls call_at_end_of_turn(): one callback serves all.
     """
 
     noisy = False  # Twisted: no log line at each start and stop
@@ -44,7 +46,7 @@ class ServerFactory:
         self._addresses: dict[ServerAddress, ServerAddress] = {}
         self._on_lost = on_lost
         self._call_soon = call_soon
-        self._to_flush: list[ServerProtocol] = []
+        self.to_flush: list[ServerProtocol] = []
         self.certificate = certificate
         self.connections: set[ServerProtocol] = set()
 
@@ -76,14 +78,13 @@ class ServerFactory:
             return self._addresses.setdefault(address, address)
         return self._addresses.get(address, address)
 
-    def flush_at_end_of_turn(self, protocol: ServerProtocol) -> None:
-        """Call *protocol*'s end_of_turn() when this turn of the event loop is over: one callback for all."""
-        if not self._to_flush:
-            self._call_soon(self._end_of_turn)
-        self._to_flush.append(protocol)
+    def call_at_end_of_turn(self) -> None:
+        """Have everybody in `to_flush` flushed when this turn of the event loop is over."""
+        self._call_soon(self._end_of_turn)
 
     def _end_of_turn(self) -> None:
-        protocols, self._to_flush = self._to_flush, []
+        protocols = self.to_flush
+        self.to_flush = []
         for protocol in protocols:
             if protocol.flush_scheduled:
                 protocol.end_of_turn()

@@ -170,7 +170,7 @@ class ServerProtocol:
         elif connection.reads_head and not self._in_head and not connection.is_idle:
             self._in_head = True
             self.deadline = self.context.clock() + (self.context.settings.header_timeout or NEVER)
-        if not self._read_paused and (connection.held or connection.reads_body):
+        if connection.has_more_to_read and not self._read_paused:
             self._regulate_reading()
 
     def readConnectionLost(self) -> None:
@@ -284,7 +284,10 @@ class ServerProtocol:
         if connection.is_idle:
             self.flush()
             self._in_head = False
-            self._set_deadline()
+            if self._write_paused:
+                self._set_deadline()
+            else:
+                self.deadline = self.context.clock() + self.context.keep_alive
             return
         try:
             events = connection.events_received()
@@ -380,7 +383,10 @@ class ServerProtocol:
         """Write what the connection has at the end of this turn of the event loop."""
         if not self.flush_scheduled:
             self.flush_scheduled = True
-            self._factory.flush_at_end_of_turn(self)
+            waiting = self._factory.to_flush
+            if not waiting:
+                self._factory.call_at_end_of_turn()
+            waiting.append(self)
 
     def end_of_turn(self) -> None:
         """
@@ -400,14 +406,12 @@ class ServerProtocol:
         """Write what the connection has, now."""
         if self._write_paused or self.lost:
             return
-        connection = self.connection
-        size = connection.buffered
-        pieces = connection.data_to_send()
+        pieces = self.connection.data_to_send()
         if pieces:
             self.flush_scheduled = False
             if len(pieces) == 1:
                 self.transport.write(pieces[0])
-            elif size <= JOIN_LIMIT:
+            elif sum(map(len, pieces)) <= JOIN_LIMIT:
                 self.transport.write(b"".join(pieces))
             else:
                 self.transport.writeSequence(pieces)

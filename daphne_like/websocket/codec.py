@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
-
 from daphne_like.websocket.engine import FrameEngine, make_deflate
 from daphne_like.websocket.handshake import DeflateParameters
+from daphne_like.websocket.masking import unmask
 
 __all__ = ["ABNORMAL_CLOSURE", "UNFINISHED", "Closed", "Codec", "Unfinished"]
 
@@ -32,8 +31,6 @@ _NOT_ON_THE_WIRE = frozenset((1004, NO_STATUS_RECEIVED, ABNORMAL_CLOSURE, 1015))
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 _COMPRESSED = 0x40
 
-# Below, XOR of two large integers is faster than Autobahn's compiled masker; beyond, slower. Measured.
-_XOR_AS_INTEGER = 2048
 # Deflate makes smaller messages larger.
 _MIN_COMPRESSED = 64
 # Incomplete text frames up to this length are validated as they come.
@@ -165,7 +162,7 @@ class Codec:
             return None
         if len(payload) != length or length > self._max_frame or length > self._max_message:
             return None
-        payload = _unmask(mask, payload)
+        payload = unmask(mask, payload)
         if first == _BINARY:
             return payload
         try:
@@ -257,7 +254,7 @@ class Codec:
         return (first == _PING or first == _PONG) and header == 6 and length <= 125
 
     def _plain_frame(self, first: int, mask: bytes, data: bytes) -> str | bytes | Closed | None:
-        data = _unmask(mask, data)
+        data = unmask(mask, data)
         if first == _TEXT:
             try:
                 return data.decode()
@@ -370,12 +367,3 @@ class Codec:
         data = b"".join(self._out)
         self._out = []
         return data
-
-
-def _unmask(mask: bytes, data: bytes) -> bytes:
-    """RFC 6455 §5.3."""
-    size = len(data)
-    if size > _XOR_AS_INTEGER:
-        return bytes(create_xor_masker(mask, size).process(data))
-    key = int.from_bytes((mask * ((size + 3) >> 2))[:size], "little")
-    return (int.from_bytes(data, "little") ^ key).to_bytes(size, "little")

@@ -121,6 +121,7 @@ class FrameEngine(_Machine):  # type: ignore[misc]
         self.inside_message = False
         self.current_frame = None
         self.utf8validator = _Utf8Validator()
+        self.message_data: Any = None
         self.notes: list[tuple[str, Any]] = []
 
     def feed(self, data: bytes) -> list[tuple[str, Any]]:

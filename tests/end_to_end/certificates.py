@@ -34,7 +34,7 @@ class Certificate:
         return ssl.create_default_context(cafile=self.chain)
 
 
-def make_certificate(directory: Path, name: str = "first") -> Certificate:
+def make_certificate(directory: Path, name: str = "first", passphrase: bytes | None = None) -> Certificate:
     """Write chain.pem and key.pem into *directory*, over those that may be there."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -54,10 +54,11 @@ def make_certificate(directory: Path, name: str = "first") -> Certificate:
         .sign(key, hashes.SHA256())
     )
     found = Certificate(directory / "chain.pem", directory / "key.pem", name)
+    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        protection = serialization.BestAvailableEncryption(passphrase)
     found.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
     )
     found.chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return found

@@ -2,7 +2,7 @@
 The server as its users run it: `python -m daphne_like ...` in a process of its own, on real sockets.
 
     with serving("-p", "0", "tests.end_to_end.applications.plain:application") as server:
-        ... server.port, server.url, server.signal(SIGHUP), server.stderr.wait_for("certificate reloaded")
+        ... server.port, server.signal(SIGHUP), server.stderr.wait_for("certificate reloaded")
 
 Its output is read by threads line by line, so that waiting for a line is waiting for an event. Leaving the
 block stops the server with SIGTERM (unless it has ended already) and asserts that it ended with 0, and that
@@ -145,11 +145,6 @@ class ServerProcess:
     def port(self) -> int:
         """Of the first TCP socket."""
         return int(self.stderr.wait_for(r"listening address=https?://\S+:(\d+)", timeout=START_WITHIN)[1])
-
-    @property
-    def url(self) -> str:
-        """http://127.0.0.1:PORT"""
-        return f"http://127.0.0.1:{self.port}"
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.clients import Load, connect, fetch, random_octets, read_until
+from tests.end_to_end.clients import Load, connect, drain, fetch, random_octets, read_until
 from tests.end_to_end.nginx import Nginx, nginx_before
 from tests.end_to_end.processes import APPLICATIONS, ServerProcess, eventually, serving
 
@@ -47,8 +47,8 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_client_and_scheme_are_the_browsers(site: Site) -> None:
     with connect(site.port) as sock:
         port = sock.getsockname()[1]
-        sock.sendall(b"GET /scope?a=b HTTP/1.1\r\nHost: www.example.com\r\n\r\n")
-        scope = json.loads(read_until(sock, b'"method": "GET"}').partition(b"\r\n\r\n")[2])
+        sock.sendall(b"GET /scope?a=b HTTP/1.1\r\nHost: www.example.com\r\nConnection: close\r\n\r\n")
+        scope = json.loads(drain(sock).partition(b"\r\n\r\n")[2])
     assert scope["client"] == ["127.0.0.1", port]
     assert scope["scheme"] == "http"
     assert ["host", "www.example.com"] in scope["headers"]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.end_to_end.certificates import Certificate, make_certificate
 from tests.end_to_end.clients import connect, drain, fetch, random_octets, read_until
-from tests.end_to_end.processes import APPLICATIONS, ServerProcess, serving
+from tests.end_to_end.processes import APPLICATIONS, ServerProcess, complaint_of, serving
 
 websockets = pytest.importorskip("websockets.sync.client")
 
@@ -151,6 +151,14 @@ def test_broken_certificate_does_not_replace_a_good_one(tmp_path: Path) -> None:
         server.signal(signal.SIGHUP)
         server.stderr.wait_for("certificate not reloaded, the old one stays in use")
         assert fetch(server.port, tls=tls).status == 200
+
+
+def test_key_with_a_passphrase(tmp_path: Path) -> None:
+    """One line, not a question: a server has nobody to ask, least of all on SIGHUP."""
+    certificate = make_certificate(tmp_path, passphrase=b"secret")
+    code, lines = complaint_of("-p", "0", *words_of(certificate), PLAIN)
+    assert (code, len(lines)) == (3, 1), lines
+    assert "cannot use the certificate in" in lines[0]
 
 
 def test_sighup_without_tls_changes_nothing() -> None:

@@ -17,8 +17,9 @@ from tests.http.wire import limits
 
 def judge_head(octets, under, tokenizer=None):
     line, _, octets_of_section = octets.partition(b"\r\n")
+    request_line = split_request_line(line, under)
     section = h1_head.judge_section(octets_of_section, under, tokenizer or FieldTokenizer())
-    event, content_length, keep_alive, expects_continue = h1_head.judge_head(line, section, under)
+    event, content_length, keep_alive, expects_continue = h1_head.judge_head(request_line, section, under)
     return SimpleNamespace(
         event=event,
         content_length=content_length,
