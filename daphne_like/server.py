@@ -100,6 +100,7 @@ class Server:
 
     async def _serve_until_told(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_debug(self.settings.verbosity >= 3)
         told = asyncio.Event()
 
         def stop_signal() -> None:
@@ -143,6 +144,7 @@ class Server:
         """
         settings = self.settings
         loop = asyncio.get_running_loop()
+        self._hurry.clear()
         if settings.certificate is not None:
             self._certificate = TLSCertificate(settings.certificate, settings.private_key)
         await self._lifespan.startup()
@@ -205,6 +207,7 @@ class Server:
         deadline = loop.time() + self.settings.graceful_timeout
         await self._listeners.stop()
         self._context.draining = True
+        await asyncio.sleep(0)  # connections that were accepted in this turn come to be
         goodbyes = self._drain_connections()
         goodbye_task = loop.create_task(self._say_goodbyes(goodbyes))
         finished = loop.create_task(self._finished())
@@ -223,6 +226,8 @@ class Server:
         self._context = None
         shutdown = loop.create_task(self._lifespan.shutdown())
         await asyncio.wait((shutdown, hurry), return_when=asyncio.FIRST_COMPLETED)
+        if not shutdown.done():
+            await asyncio.wait((shutdown,), timeout=CANCEL_TIME)
         hurry.cancel()
         if not shutdown.done():
             log.warning("told to hurry, cut the application's lifespan shutdown")

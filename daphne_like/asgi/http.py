@@ -31,6 +31,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from daphne_like import logs
+from daphne_like.asgi.access import request_fields
 from daphne_like.asgi.messages import message_body, message_headers, message_status, message_type
 from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup, came_from_departure
 from daphne_like.errors import ClientDisconnected, InvalidMessage, UnexpectedMessage
@@ -397,25 +398,12 @@ class HTTPStream:
             self._transport.reset("the response was not completed")
 
     def _log_access(self) -> None:
-        context = self._context
-        scope = self.scope
-        agent = referer = b""
-        for name, value in scope["headers"]:
-            if name == b"user-agent":
-                agent = value
-            elif name == b"referer":
-                referer = value
-        query = scope["query_string"]
-        context.access_log.http(
-            client=scope["client"],
-            method=scope["method"],
-            target=scope["raw_path"] + b"?" + query if query else scope["raw_path"],
-            http_version=scope["http_version"],
+        self._context.access_log.http(
+            method=self.scope["method"],
             status=self._status,
             bytes_sent=self._transport.connection.body_sent,
             duration=time.perf_counter() - self._started_at,
-            user_agent=agent,
-            referer=referer,
+            **request_fields(self.scope),
         )
 
 

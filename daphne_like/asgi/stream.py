@@ -32,6 +32,7 @@ __all__ = [
     "came_from_departure",
 ]
 
+# When nothing is due.
 NEVER = float("inf")
 
 

@@ -28,11 +28,20 @@ from collections.abc import Callable
 from typing import Any
 
 from daphne_like import logs
-from daphne_like.asgi.messages import message_body, message_headers, message_status, message_type
+from daphne_like.asgi.access import request_fields
+from daphne_like.asgi.messages import (
+    message_body,
+    message_close,
+    message_headers,
+    message_payload,
+    message_status,
+    message_type,
+)
 from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup, came_from_departure
+from daphne_like.asgi.websocket_times import WebSocketTimes
 from daphne_like.errors import ClientDisconnected, InvalidMessage, UnexpectedMessage
 from daphne_like.http.events import DataReceived, RequestReceived
-from daphne_like.typing import Headers, Message
+from daphne_like.typing import Message
 from daphne_like.websocket.codec import ABNORMAL_CLOSURE, UNFINISHED, Closed, Codec
 from daphne_like.websocket.handshake import Handshake, negotiate_deflate
 
@@ -65,15 +74,12 @@ class WebSocketStream:
         "_context",
         "_disconnect",
         "_handshake",
-        "_heard",
         "_high_water",
         "_inbox",
-        "_last_message",
         "_messages_received",
         "_messages_sent",
-        "_opened",
-        "_pinged",
         "_stalled",
+        "_times",
         "_transport",
         "_waiting",
         "_wakeup",
@@ -103,8 +109,7 @@ class WebSocketStream:
         self._disconnect: tuple[int, str] | None = None  # what websocket.disconnect says, once it is known
         self._wakeup = Wakeup()
         now = context.clock()
-        self._opened = self._heard = self._last_message = now
-        self._pinged: float | None = None
+        self._times = WebSocketTimes(context.settings, now)
         self._messages_received = self._messages_sent = self._bytes_received = self._bytes_sent = 0
         self._code = 0  # of a denial response
         timeout = context.settings.websocket_connect_timeout
@@ -127,7 +132,7 @@ class WebSocketStream:
 
     def octets_received(self, data: bytes) -> None:
         """Take octets of frames."""
-        self._heard = self._context.clock()
+        self._times.heard = self._context.clock()
         codec = self._codec
         if codec is None or self.state is CLOSED:
             return
@@ -146,7 +151,7 @@ class WebSocketStream:
         self._waiting += size + MESSAGE_OVERHEAD
         self._messages_received += 1
         self._bytes_received += size
-        self._last_message = self._heard
+        self._times.last_message = self._times.heard
 
     def _decode(self) -> None:
         """Move messages from the codec into the inbox, as far as there is room and the client reads."""
@@ -259,50 +264,26 @@ class WebSocketStream:
             self.task.cancel()
 
     def _look_at_open(self, now: float) -> None:
-        settings = self._context.settings
+        times = self._times
         if self._stalled:
-            self._heard = now  # it is we who do not listen
-        if settings.websocket_timeout and now >= self._opened + settings.websocket_timeout:
+            times.heard = now  # it is we who do not listen
+        due = times.due(now)
+        if due == "lifetime":
             self._close(1000, "maximum lifetime reached")
-            return
-        if settings.websocket_idle_timeout and now >= self._last_message + settings.websocket_idle_timeout:
+        elif due == "idle":
             self._close(1000, "idle")
-            return
-        if self._pinged is not None and self._heard >= self._pinged:
-            self._pinged = None
-        if self._pinged is None:
-            if settings.ping_interval and now >= self._heard + settings.ping_interval:
-                assert self._codec is not None
-                self._codec.ping()
-                self._pinged = now
-                self._send_control_frames()
-        elif not settings.ping_timeout:
-            self._pinged = None  # forgiven: the next interval has its own ping
-        elif now >= self._pinged + settings.ping_timeout:
+        elif due == "dead":
             protocol_log.info(
                 "client did not answer a ping, dropped it", extra={"client": self.scope["client"]}
             )
             self._end(ABNORMAL_CLOSURE, "ping not answered")
             self._transport.reset("ping not answered")
-            return
-        self.deadline = self._next_deadline()
-
-    def _next_deadline(self) -> float:
-        settings = self._context.settings
-        deadline = NEVER
-        if settings.websocket_timeout:
-            deadline = self._opened + settings.websocket_timeout
-        if settings.websocket_idle_timeout:
-            deadline = min(deadline, self._last_message + settings.websocket_idle_timeout)
-        if settings.ping_interval:
-            last = self._heard
-            if self._pinged is not None and self._pinged > last:
-                last = self._pinged
-                if settings.ping_timeout:
-                    deadline = min(deadline, self._pinged + settings.ping_timeout)
-            # Also while a pong is awaited: when it has come, the next ping is due from then on.
-            deadline = min(deadline, max(last + settings.ping_interval, self._context.clock() + 0.001))
-        return deadline
+        else:
+            if due == "ping":
+                assert self._codec is not None
+                self._codec.ping()
+                self._send_control_frames()
+            self.deadline = times.next_deadline(now)
 
     # ---- to the application
 
@@ -375,29 +356,19 @@ class WebSocketStream:
         self._codec = Codec(settings.websocket_max_frame_size, settings.websocket_max_message_size, deflate)
         self._handshake = None
         self.state = OPEN
-        accepted_after = self._opened
-        self._opened = self._heard = self._last_message = self._context.clock()
-        self.deadline = self._next_deadline()
-        self._log_open(self._opened - accepted_after)
+        now = self._context.clock()
+        asked = self._times.opened
+        self._times = WebSocketTimes(settings, now)
+        self.deadline = self._times.next_deadline(now)
+        if self._context.access_log.enabled:
+            self._context.access_log.websocket_open(duration=now - asked, **request_fields(self.scope))
         transport.upgraded()
         transport.flush_soon()
 
     def _send(self, message: Message) -> None:
-        text = message.get("text")
-        payload: str | bytes
-        if text is None:
-            data = message.get("bytes")
-            if type(data) is not bytes:
-                if not isinstance(data, (bytes, bytearray, memoryview)):
-                    raise InvalidMessage("websocket.send: has text (a str) or bytes")
-                data = bytes(data)
-            payload = data
-        else:
-            if not isinstance(text, str):
-                raise InvalidMessage(f"websocket.send: text is a str, not {type(text).__name__}")
-            if message.get("bytes") is not None:
-                raise InvalidMessage("websocket.send: has text and bytes")
-            payload = text
+        payload = message.get("text")
+        if type(payload) is not str or message.get("bytes") is not None:
+            payload = message_payload(message)
         assert self._codec is not None
         try:
             frame = self._codec.encode(payload)
@@ -405,23 +376,12 @@ class WebSocketStream:
             raise InvalidMessage(f"websocket.send: text has a lone surrogate: {error}") from None
         self._messages_sent += 1
         self._bytes_sent += len(payload)
-        self._last_message = self._context.clock()
+        self._times.last_message = self._context.clock()
         self._transport.connection.send_data(self.stream_id, frame)
         self._transport.flush_soon()
 
     def _send_close(self, message: Message) -> None:
-        code = message.get("code", 1000)
-        reason = message.get("reason") or ""
-        if code is None:
-            code = 1000
-        if not isinstance(code, int) or not 1000 <= code <= 4999 or code in _RESERVED_CODES:
-            raise InvalidMessage(f"websocket.close: {code!r} is not a code that can be sent")
-        if not isinstance(reason, str):
-            raise InvalidMessage(f"websocket.close: reason is a str, not {type(reason).__name__}")
-        try:
-            reason.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidMessage(f"websocket.close: reason has a lone surrogate: {error}") from None
+        code, reason = message_close(message)
         self._inbox.clear()  # an application that closes wants no more
         self._waiting = 0
         self._close(code, reason)
@@ -488,9 +448,7 @@ class WebSocketStream:
             self._close(code, "")
         elif self.state is HANDSHAKE:
             if code == 1000:
-                log.error(
-                    "application neither accepted nor closed a WebSocket", extra={"path": self.scope["path"]}
-                )
+                log.error("application neither accepted nor closed a WebSocket", extra=self.described)
             self._reject(500)
         elif self.state is DENIAL:
             connection = self._transport.connection
@@ -502,32 +460,16 @@ class WebSocketStream:
 
     # ---- the access log
 
-    def _request_fields(self) -> dict[str, Any]:
-        scope = self.scope
-        query = scope["query_string"]
-        headers: Headers = scope["headers"]
-        return {
-            "client": scope["client"],
-            "target": scope["raw_path"] + b"?" + query if query else scope["raw_path"],
-            "http_version": scope["http_version"],
-            "user_agent": next((value for name, value in headers if name == b"user-agent"), b""),
-            "referer": next((value for name, value in headers if name == b"referer"), b""),
-        }
-
-    def _log_open(self, duration: float) -> None:
-        if self._context.access_log.enabled:
-            self._context.access_log.websocket_open(duration=duration, **self._request_fields())
-
     def _log_close(self, code: int) -> None:
         if self._context.access_log.enabled:
             self._context.access_log.websocket_close(
                 code=code,
-                duration=self._context.clock() - self._opened,
+                duration=self._context.clock() - self._times.opened,
                 bytes_received=self._bytes_received,
                 bytes_sent=self._bytes_sent,
                 messages_received=self._messages_received,
                 messages_sent=self._messages_sent,
-                **self._request_fields(),
+                **request_fields(self.scope),
             )
 
     def _log_denied(self, status: int) -> None:
@@ -536,13 +478,10 @@ class WebSocketStream:
                 method="GET",
                 status=status,
                 bytes_sent=self._transport.connection.body_sent,
-                duration=self._context.clock() - self._opened,
-                **self._request_fields(),
+                duration=self._context.clock() - self._times.opened,
+                **request_fields(self.scope),
             )
 
-
-# Close codes that no endpoint may send (RFC 6455 §7.4.1), below 3000 and not in the registry.
-_RESERVED_CODES = frozenset((1004, 1005, 1006, 1015, *range(1016, 3000)))
 
 _TRANSITIONS: dict[str, dict[str, Callable[[WebSocketStream, Message], None]]] = {
     HANDSHAKE: {

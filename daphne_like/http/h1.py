@@ -78,6 +78,7 @@ class H1Connection(ResponseWriter):
         "_buffer",
         "_checked",
         "_decoder",
+        "_eof",
         "_events",
         "_leading",
         "_limits",
@@ -107,6 +108,7 @@ class H1Connection(ResponseWriter):
         self._section_bytes = b""
         self._remaining = 0  # of a fixed body; counts up for a chunked one
         self._decoder: ChunkedDecoder | None = None
+        self._eof = False
         self.expects_continue = False
         self.lingers = False
         self.should_close = False
@@ -189,12 +191,14 @@ class H1Connection(ResponseWriter):
             RemoteProtocolError: it did so within a head; within a body, StreamReset says so instead.
         """
         reading = self._reading
-        self._keep_alive = False
         if reading in _IN_BODY:
             self._events.append(StreamReset(self.stream_id, "connection closed within a request body"))
         elif reading == _HEAD and self._buffer:
             raise RemoteProtocolError("connection closed within a request head")
-        if reading != _HELD:
+        if reading == _HELD:
+            self._eof = True  # what came before it is still answered
+        else:
+            self._keep_alive = False
             self._reading = _CLOSED
             self.should_close = True
 
@@ -321,10 +325,13 @@ class H1Connection(ResponseWriter):
         """Also when more of the request is to come than is worth reading on for."""
         reading = self._reading
         if reading == _HELD:
-            return not self._keep_alive
+            return not self._keep_alive or (self._eof and not self._has_whole_head())
         if reading == _FIXED:
             return not self._keep_alive or self._remaining > MAX_DISCARD or self.expects_continue
         return True
+
+    def _has_whole_head(self) -> bool:
+        return self._buffer.find(b"\r\n\r\n", self._start) >= 0
 
     def _response_complete(self) -> None:
         self.expects_continue = False
@@ -334,6 +341,9 @@ class H1Connection(ResponseWriter):
             self._reading = _CLOSED
         elif self._reading == _HELD:
             self._reading = _HEAD
+            if self._eof and not self._has_whole_head():
+                self.should_close = True
+                self._reading = _CLOSED
         else:
             self._reading = _DISCARDING
 

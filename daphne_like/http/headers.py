@@ -108,9 +108,9 @@ _SPECIAL = {
     b"server": SERVER,
 }
 
-# Fields that were found valid -> (kind, line, length). Nearly all of an application's fields say the same in each
-# response; judging and rendering them again is most of what a head costs. What is new in each response (dates,
-# tags) must not fill memory, and what is somebody's own (cookies) is not kept at all.
+# Fields that were found valid -> (kind, line, length). Nearly all of an application's fields say the same in
+# each response; judging and rendering them again is most of what a head costs. What is new in each response
+# (dates, tags) must not fill memory, and what is somebody's own (cookies) is not kept at all.
 _KNOWN_FIELDS: dict[tuple[bytes, bytes], tuple[int, bytes, int]] = {}
 _MAX_KNOWN_FIELDS = 1024
 _MAX_KNOWN_LINE = 256

@@ -7,7 +7,8 @@ from twisted.internet.interfaces import IAddress, IProtocolFactory
 from zope.interface import implementer
 
 from daphne_like.asgi.stream import ServerContext
-from daphne_like.net.protocol import ProxiedServerProtocol, ServerProtocol
+from daphne_like.net.protocol import ServerProtocol
+from daphne_like.net.proxied import ProxiedServerProtocol
 from daphne_like.net.tls import TLSCertificate
 from daphne_like.typing import ServerAddress
 

@@ -33,6 +33,7 @@ from daphne_like.settings import Settings
 __all__ = ["Listeners"]
 
 _PLAIN_TCP = re.compile(r"tcp:(?:port=)?(\d+)(?::interface=((?:[^:\\]|\\:)*))?(?::backlog=(\d+))?")
+_PLAIN_FD = re.compile(r"fd:(?:fileno=)?(\d+)")  # Daphne's own addition to Twisted's
 _PLAIN_UNIX = re.compile(r"unix:(?:address=)?([^:\\]+)(?::mode=([0-7]{3}))?(?::backlog=(\d+))?")
 
 
@@ -62,6 +63,7 @@ class Listeners:
             StartupFailed: an address in use, a descriptor that is no socket...; nothing listens then.
             ConfigurationError: an endpoint string that Twisted does not know.
         """
+        self.addresses.clear()
         loop = asyncio.get_running_loop()
         tls = certificate.context if certificate is not None else None
         try:
@@ -81,7 +83,7 @@ class Listeners:
                     self.addresses.append(describe(sock, tls is not None))
                 unused.pop_all()
             for string in self._settings.endpoint:
-                if not (_PLAIN_TCP.fullmatch(string) or _PLAIN_UNIX.fullmatch(string)):
+                if not any(plain.fullmatch(string) for plain in (_PLAIN_TCP, _PLAIN_UNIX, _PLAIN_FD)):
                     await self._listen_on_twisted(string, factory)
         except BaseException:
             await self.stop()
@@ -123,6 +125,8 @@ class Listeners:
                 host = (match[2] or "0.0.0.0").replace("\\:", ":")
                 for sock in bind_tcp(host, int(match[1])):
                     yield sock, int(match[3] or backlog)
+            elif match := _PLAIN_FD.fullmatch(string):
+                yield inherit(int(match[1]), "-e fd:"), backlog
             elif match := _PLAIN_UNIX.fullmatch(string):
                 yield self._bind_unix(match[1], int(match[2] or "666", 8)), int(match[3] or backlog)
 

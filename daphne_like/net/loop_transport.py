@@ -33,6 +33,9 @@ __all__ = ["LoopListeningPort", "LoopServerEndpoint", "LoopTransport"]
 _DONE = Failure(error.ConnectionDone())
 
 # Close with RST (SO_LINGER with zero seconds): the peer must not take what it has for a whole response.
+# Seconds that a TLS connection waits for the client's close_notify.
+TLS_GOODBYE = 1.0
+
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -232,7 +235,11 @@ class LoopServerEndpoint:
     async def listen_async(self, protocolFactory: IProtocolFactory) -> LoopListeningPort:
         """As listen(), for coroutines of the event loop."""
         protocolFactory.doStart()
+        tls: dict[str, Any] = {}
+        if self._tls is not None:
+            # Clients that pool connections do not answer a goodbye; 30 s, the default, would hold up a stop.
+            tls = {"ssl": self._tls, "ssl_shutdown_timeout": TLS_GOODBYE}
         server = await self._loop.create_server(
-            lambda: LoopTransport(protocolFactory), sock=self._socket, backlog=self._backlog, ssl=self._tls
+            lambda: LoopTransport(protocolFactory), sock=self._socket, backlog=self._backlog, **tls
         )
         return LoopListeningPort(server, self._socket)

@@ -18,26 +18,22 @@ Twisted calls the methods in camelCase.
 import logging
 from typing import Any
 
-from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from daphne_like import logs
-from daphne_like.asgi.http import HTTPStream
-from daphne_like.asgi.scope import http_scope, websocket_scope
+from daphne_like.asgi.opening import open_stream
 from daphne_like.asgi.stream import NEVER, ServerContext, Stream, Wakeup
 from daphne_like.asgi.websocket import WebSocketStream
 from daphne_like.errors import ClientDisconnected, RemoteProtocolError
 from daphne_like.http.events import DataReceived, Event, RequestReceived
 from daphne_like.http.h1 import H1Connection
-from daphne_like.net.loop_transport import LoopTransport
-from daphne_like.net.proxy_protocol import ProxyHeaderParser
-from daphne_like.net.tls import tls_extension
+from daphne_like.net.addresses import describe_connection
 from daphne_like.typing import Address, Headers, ServerAddress
-from daphne_like.websocket import handshake
+from daphne_like.websocket.handshake import refusal_headers
 
-__all__ = ["ProxiedServerProtocol", "ServerProtocol"]
+__all__ = ["ServerProtocol"]
 
 log = logging.getLogger(logs.PROTOCOL)
 
@@ -64,7 +60,7 @@ class ServerProtocol:
         context: of the server.
         factory: counts connections; told when this one is lost.
 
-    Attributes: as in asgi.stream.StreamTransport.
+    Attributes: as in asgi.stream.StreamTransport, and stream: the one in course.
     """
 
     __slots__ = (
@@ -73,7 +69,6 @@ class ServerProtocol:
         "_in_head",
         "_more_to_come",
         "_read_paused",
-        "_stream",
         "_tunnel",
         "_unsent",
         "_wakeup",
@@ -86,6 +81,7 @@ class ServerProtocol:
         "lost",
         "scheme",
         "server",
+        "stream",
         "tls",
         "transport",
     )
@@ -101,7 +97,7 @@ class ServerProtocol:
         self.tls: dict[str, Any] | None = None
         self.lost = False
         self.deadline = NEVER
-        self._stream: Stream | None = None
+        self.stream: Stream | None = None
         self._tunnel: WebSocketStream | None = None
         self._wakeup: Wakeup | None = None
         self._read_paused = self._write_paused = False
@@ -121,29 +117,12 @@ class ServerProtocol:
         """Find out who is there, and wait for the first head."""
         transport = self.transport
         transport.registerProducer(self, True)
-        if isinstance(transport, LoopTransport):
-            peer, host = transport.peer_name, transport.host_name()
-            if isinstance(peer, tuple):
-                self.client = (peer[0], peer[1])
-                self.server = self._factory.shared_address((host[0], host[1]))
-            else:
-                self.server = _unix_address(host)
-            if transport.ssl_object is not None:
-                self.scheme = "https"
-                self.tls = tls_extension(transport.ssl_object, self._factory.certificate)
-        else:
-            peer, host = transport.getPeer(), transport.getHost()
-            if isinstance(host, UNIXAddress):
-                self.server = _unix_address(host.name)
-            else:
-                self.client = (peer.host, peer.port)
-                self.server = (host.host, host.port)
-            if hasattr(transport, "getPeerCertificate"):  # Twisted's own TLS, from an endpoint string
-                self.scheme = "https"
-                self.tls = tls_extension(None, None)
+        self.client, self.server, self.scheme, self.tls = describe_connection(transport, self._factory)
         context = self.context
         context.watch(self)
-        self.deadline = context.clock() + (context.settings.header_timeout or NEVER)
+        # One that was accepted as the server began to stop is not waited for.
+        limit = LINGER if context.draining else context.settings.header_timeout or NEVER
+        self.deadline = context.clock() + limit
         if self._factory.is_full:
             log.warning("refused a connection: --max-connections reached", extra={"client": self.client})
             self._answer_briefly(503, b"Too many connections\n", [(b"retry-after", RETRY_AFTER)])
@@ -179,7 +158,7 @@ class ServerProtocol:
             if self._ending == _LINGERS:
                 self.transport.loseConnection()
             return
-        stream = self._stream
+        stream = self.stream
         try:
             self.connection.receive_eof()
             events = self.connection.events_received()
@@ -204,7 +183,7 @@ class ServerProtocol:
         self.transport = None
         self.context.unwatch(self)
         self._factory.connection_lost(self)
-        stream, self._stream, self._tunnel = self._stream, None, None
+        stream, self.stream, self._tunnel = self.stream, None, None
         if stream is not None:
             stream.client_left()
         if self._wakeup is not None:
@@ -223,11 +202,11 @@ class ServerProtocol:
             self._set_deadline()
             if self._wakeup is not None:
                 self._wakeup.wake()
-            if self._stream is not None:
-                self._stream.writable()
+            if self.stream is not None:
+                self.stream.writable()
 
     def stopProducing(self) -> None:
-        """The transport has given up; connectionLost() follows."""
+        """connectionLost() follows."""
 
     # ---- requests
 
@@ -235,48 +214,40 @@ class ServerProtocol:
         for event in events:
             if type(event) is RequestReceived:
                 self._begin(event)
+                if self._ending:
+                    return  # refused
                 if event.end_stream and not self._write_paused:
                     self.deadline = NEVER
                     return  # nothing follows before this is answered
             elif type(event) is DataReceived:
-                stream = self._stream
+                stream = self.stream
                 if stream is not None and stream.stream_id == event.stream_id:
                     stream.handle_data(event)
-        if self.connection.reads_body or self._write_paused:
-            self._set_deadline()
-        else:
-            self.deadline = NEVER
+        self._set_deadline()
 
     def _begin(self, event: RequestReceived) -> None:
         context = self.context
         self._in_head = False
+        if context.draining:
+            self.connection.stop_keeping_alive()
         limit = context.max_requests
         if limit is not None and context.requests >= limit:
             log.warning("refused a request: --max-concurrent-requests reached")
             self._answer_briefly(503, b"Too many requests\n", [(b"retry-after", RETRY_AFTER)])
             return
-        stream: HTTPStream | WebSocketStream
-        if event.upgrade:
-            if context.draining:
-                self._answer_briefly(503, b"The server is stopping\n", [(b"retry-after", RETRY_AFTER)])
-                return
-            try:
-                offer = handshake.check(event.method, event.http_version, event.headers)
-            except RemoteProtocolError as error:
-                self._refuse_handshake(error)
-                return
-            scope = websocket_scope(event, self, offer.subprotocols)
-            stream = WebSocketStream(self, event, offer, scope)
-        else:
-            context.requests += 1
-            stream = HTTPStream(self, event, http_scope(event, self))
-        self._stream = stream
-        context.running.add(stream)
-        stream.task = context.spawn(stream.run())
+        if event.upgrade and context.draining:
+            self._answer_briefly(503, b"The server is stopping\n", [(b"retry-after", RETRY_AFTER)])
+            return
+        try:
+            self.stream = open_stream(event, self)
+        except RemoteProtocolError as error:
+            log.info("handshake refused", extra={"client": self.client, "reason": error.reason})
+            status = error.status_hint
+            self._answer_briefly(status, error.reason.encode() + b"\n", refusal_headers(status))
 
     def response_ended(self) -> None:
         """The stream's response is complete: go on with the next request, or close."""
-        self._stream = None
+        self.stream = None
         connection = self.connection
         if connection.should_close:
             self.close(linger=connection.lingers)
@@ -314,20 +285,15 @@ class ServerProtocol:
         connection.send_data(connection.stream_id, text, True)
         self.close(linger=True)
 
-    def _refuse_handshake(self, error: RemoteProtocolError) -> None:
-        log.info("handshake refused", extra={"client": self.client, "reason": error.reason})
-        status = error.status_hint
-        self._answer_briefly(status, error.reason.encode() + b"\n", handshake.refusal_headers(status))
-
     def _refuse(self, error: RemoteProtocolError) -> None:
         """Answer what cannot be read, if that is still possible, and close."""
         log.info(
             "request refused",
             extra={"client": self.client, "reason": error.reason, "status": error.status_hint},
         )
-        stream, self._stream = self._stream, None
+        stream, self.stream = self.stream, None
         if self.connection.response_started and stream is not None:
-            self._stream = stream
+            self.stream = stream
             self.reset(error.reason)
             return
         if stream is not None:
@@ -338,19 +304,14 @@ class ServerProtocol:
     def drain(self) -> None:
         """Stop after the response in course; at once when there is none."""
         self.connection.stop_keeping_alive()
-        if self._stream is None and not self._ending and self.connection.should_close:
+        if self.stream is None and not self._ending and self.connection.should_close:
             self.close(linger=self.connection.lingers)
-
-    @property
-    def stream(self) -> Stream | None:
-        """The stream in course."""
-        return self._stream
 
     # ---- asgi.stream.StreamTransport
 
     def upgraded(self) -> None:
         """The connection has become the stream's alone."""
-        stream = self._stream
+        stream = self.stream
         assert isinstance(stream, WebSocketStream)
         self._tunnel = stream
         self.deadline = NEVER
@@ -420,7 +381,7 @@ class ServerProtocol:
 
     def receive_more(self) -> None:
         """The stream has room for data again."""
-        stream = self._stream
+        stream = self.stream
         if stream is not None and stream.wants_data:
             if self._read_paused:
                 self._resume_reading()
@@ -441,7 +402,7 @@ class ServerProtocol:
         self._ending = _GONE
         self.lost = True
         self.transport.abortConnection()
-        stream, self._stream, self._tunnel = self._stream, None, None
+        stream, self.stream, self._tunnel = self.stream, None, None
         if stream is not None:
             stream.client_left()
         if self._wakeup is not None:
@@ -476,7 +437,7 @@ class ServerProtocol:
         self.transport.loseConnection()
 
     def _regulate_reading(self) -> None:
-        stream = self._stream
+        stream = self.stream
         if stream is not None and (
             not stream.wants_data or self.connection.held > self.context.settings.receive_buffer_size
         ):
@@ -497,7 +458,7 @@ class ServerProtocol:
             limit = settings.write_timeout
         elif self._ending:
             limit = LINGER
-        elif self._stream is None:
+        elif self.stream is None:
             limit = settings.header_timeout if self._in_head else settings.keep_alive_timeout
         elif self._tunnel is None and self.connection.reads_body:
             limit = settings.body_timeout
@@ -515,7 +476,7 @@ class ServerProtocol:
             self.reset("the client does not read")
         elif self._ending:
             self.reset("the client did not close")
-        elif self._stream is None:
+        elif self.stream is None:
             if self._in_head:
                 self._refuse(RemoteProtocolError("request head took too long", status_hint=408))
             else:
@@ -534,46 +495,3 @@ class ServerProtocol:
         self._unsent = measure() if measure is not None else 0
         self._set_deadline()
         return self._unsent < before
-
-
-def _unix_address(path: str | bytes | None) -> ServerAddress | None:
-    """ASGI's address of a Unix socket that we listen on; None where it has no name."""
-    if isinstance(path, bytes):
-        path = path.decode("utf-8", "surrogateescape")
-    return (path, None) if path else None
-
-
-class ProxiedServerProtocol(ServerProtocol):
-    """
-    A connection that a proxy opens with a PROXY protocol header (v1 or v2).
-
-    What the header says replaces the socket's addresses before the first request is read.
-    """
-
-    __slots__ = ("_header",)
-
-    def __init__(self, context: ServerContext, factory: Any) -> None:
-        super().__init__(context, factory)
-        self._header: ProxyHeaderParser | None = ProxyHeaderParser()
-
-    def dataReceived(self, data: bytes) -> None:
-        """Bytes from the socket: the header first."""
-        if self._header is not None:
-            try:
-                answer = self._header.feed(data)
-            except RemoteProtocolError as error:
-                log.info("PROXY header refused", extra={"peer": self.client, "reason": error.reason})
-                self.reset(error.reason)
-                return
-            if answer is None:
-                return
-            self._header = None
-            info, data = answer
-            if not info.keep:
-                self.client = info.source
-                self.server = info.destination or self.server
-            if info.tls:
-                self.scheme = "https"
-            if not data:
-                return
-        super().dataReceived(data)

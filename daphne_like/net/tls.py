@@ -44,7 +44,7 @@ class TLSCertificate:
         try:
             with open(self._certificate, encoding="latin-1") as file:  # text may stand around the PEM
                 text = file.read()
-            self.context.load_cert_chain(self._certificate, self._private_key)
+            self.context.load_cert_chain(self._certificate, self._private_key, password=_no_passphrase)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             files = self._certificate + (f" and {self._private_key}" if self._private_key else "")
@@ -52,6 +52,11 @@ class TLSCertificate:
         end = "-----END CERTIFICATE-----"
         begin = text.find("-----BEGIN CERTIFICATE-----")
         self.pem = text[begin : text.index(end) + len(end)] + "\n"
+
+
+def _no_passphrase() -> str:
+    """OpenSSL would ask for it on the terminal, and stop the event loop until somebody answers."""
+    raise ValueError("the private key has a passphrase, which cannot be asked for")
 
 
 def tls_extension(ssl_object: ssl.SSLObject | None, certificate: TLSCertificate | None) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class FrameEngine(_Machine):  # type: ignore[misc]
     failedByMe = False
     echoCloseCodeReason = True
     autoPingTimeoutCall = autoPingPending = None
+    message_data: Any
 
     def __init__(self, max_frame_size: int, max_message_size: int, deflate: PerMessageDeflate | None) -> None:
         # Not super().__init__(): it makes futures of an event loop's kind, for events that we do not use.
@@ -121,7 +122,6 @@ class FrameEngine(_Machine):  # type: ignore[misc]
         self.inside_message = False
         self.current_frame = None
         self.utf8validator = _Utf8Validator()
-        self.message_data: Any = None
         self.notes: list[tuple[str, Any]] = []
 
     def feed(self, data: bytes) -> list[tuple[str, Any]]:

@@ -64,7 +64,7 @@ def test_ipv6() -> None:
 
 
 def test_unix_socket(tmp_path: Path) -> None:
-    """daphne -u /tmp/daphne.sock django_project.asgi:application"""
+    """daphne -u /run/daphne.sock django_project.asgi:application"""
     path = str(tmp_path / "daphne.sock")
     with serving("-u", path, PLAIN) as server:
         scope = scope_at(path)
@@ -112,7 +112,7 @@ def test_unix_endpoint(tmp_path: Path) -> None:
 
 
 def test_several_endpoints(tmp_path: Path) -> None:
-    """daphne -e tcp:port=8000:interface=127.0.0.1 -e unix:/tmp/daphne.sock -p 8001 ..."""
+    """daphne -e tcp:port=8000:interface=127.0.0.1 -e unix:/run/daphne.sock -p 8001 ..."""
     first, second, path = free_port(), free_port(), str(tmp_path / "daphne.sock")
     words = ("-e", f"tcp:port={first}:interface=127.0.0.1", "-e", f"unix:{path}", "-p", str(second), PLAIN)
     with serving(*words) as server:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from daphne_like import Server, Settings, StartupFailed
 from tests.end_to_end.applications.plain import application
-from tests.end_to_end.clients import fetch
+from tests.end_to_end.clients import connect, drain, fetch
 from tests.end_to_end.processes import serving
 
 SCRIPT = """
@@ -88,6 +89,27 @@ async def test_stop_waits_for_requests_in_flight() -> None:
     assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_connection_accepted_while_the_stop_begins(turns: int) -> None:
+    """
+    Whichever turn of the loop it is accepted in, its request is answered and its connection ends: one that the
+    stop has missed would be served on, and be cut with its next request in the end.
+    """
+    pytest.importorskip("uvloop", reason="asyncio's own loop drops what it has accepted and not yet begun")
+    server = Server(application, Settings(port=0, graceful_timeout=5))
+    await server.start()
+    with connect(port_of(server)) as sock:  # the kernel has accepted it, the loop has not
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        begin = time.monotonic()
+        stopping = asyncio.create_task(server.stop())
+        answer = await asyncio.to_thread(drain, sock)
+        await stopping
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert time.monotonic() - begin < 4
 
 
 async def test_two_stops_at_once_are_one() -> None:
