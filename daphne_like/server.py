@@ -20,13 +20,10 @@ import time
 from collections.abc import Callable
 
 from daphne_like import logs
-from daphne_like.asgi.forwarded import TrustedPeers
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.stream import ServerContext, Wakeup
 from daphne_like.asgi.websocket import WebSocketStream
 from daphne_like.http.identity import Identity
-from daphne_like.http.limits import Limits
-from daphne_like.logs import AccessLog
 from daphne_like.net.deadlines import Deadlines, resolution_for
 from daphne_like.net.factory import ServerFactory
 from daphne_like.net.listeners import Listeners
@@ -157,15 +154,7 @@ class Server:
             spawn=loop.create_task,
             watch=self._deadlines.watch,
             unwatch=self._deadlines.unwatch,
-            limits=Limits(
-                settings.max_head_size,
-                settings.max_header_count,
-                settings.max_target_length,
-                settings.max_body_size,
-            ),
             identity=identity,
-            access_log=AccessLog(settings),
-            trusted=TrustedPeers(settings.forwarded_allow_ips, unix=settings.proxy_headers),
             state=self._lifespan.state,
             idle=self._changed.wake,
         )

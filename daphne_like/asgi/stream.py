@@ -158,10 +158,7 @@ class ServerContext:
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     watch: Callable[[Timed], None]
     unwatch: Callable[[Timed], None]
-    limits: Limits
     identity: Identity
-    access_log: AccessLog
-    trusted: TrustedPeers
     state: dict[str, Any] | None = None
     tokenizer: FieldTokenizer = field(default_factory=FieldTokenizer)
     running: set[Stream] = field(default_factory=set)
@@ -170,12 +167,24 @@ class ServerContext:
     draining: bool = False
     warned_of_proxy: bool = False
     keep_alive: float = field(init=False)
+    limits: Limits = field(init=False)
+    access_log: AccessLog = field(init=False)
+    trusted: TrustedPeers = field(init=False)
     max_requests: int | None = field(init=False)
     http_timeout: float | None = field(init=False)
     root_path: str = field(init=False)
     proxy_headers: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        settings = self.settings
+        self.limits = Limits(
+            settings.max_head_size,
+            settings.max_header_count,
+            settings.max_target_length,
+            settings.max_body_size,
+        )
+        self.access_log = AccessLog(settings)
+        self.trusted = TrustedPeers(settings.forwarded_allow_ips, unix=settings.proxy_headers)
         # Looked at for each request.
         self.keep_alive = self.settings.keep_alive_timeout or NEVER
         self.max_requests = self.settings.max_concurrent_requests

@@ -24,11 +24,8 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
 
-from daphne_like.asgi.forwarded import TrustedPeers
 from daphne_like.asgi.stream import ServerContext
 from daphne_like.http.identity import Identity
-from daphne_like.http.limits import Limits
-from daphne_like.logs import AccessLog
 from daphne_like.net.deadlines import Deadlines
 from daphne_like.net.factory import ServerFactory
 from daphne_like.settings import Settings
@@ -112,15 +109,7 @@ class MemoryServer:
             spawn=loop.create_task,
             watch=self.deadlines.watch,
             unwatch=self.deadlines.unwatch,
-            limits=Limits(
-                settings.max_head_size,
-                settings.max_header_count,
-                settings.max_target_length,
-                settings.max_body_size,
-            ),
             identity=identity,
-            access_log=AccessLog(settings),
-            trusted=TrustedPeers(settings.forwarded_allow_ips, unix=settings.proxy_headers),
             state=state,
         )
         self.factory = ServerFactory(self.context, loop.call_soon, lambda: None)
