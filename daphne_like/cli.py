@@ -17,19 +17,19 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
 from .configuration import Configuration, resolve
-from .errors import ConfigurationError, DaphneLikeError, StartupFailed
+from .errors import ConfigurationError
 from .options import Option
+from .reporting import reporting
 from .settings import GROUPS, options
 
-__all__ = ["main", "reporting", "settings_as_markdown", "settings_as_toml"]
+__all__ = ["main", "settings_as_markdown", "settings_as_toml"]
 
 PROGRAM = "daphne-like"
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,26 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["settings"]:
         return reporting(lambda: _print_settings(words[1:]))
     return reporting(lambda: _serve(words))
-
-
-def reporting(call: Callable[[], int]) -> int:
-    """What *call* returns; where it raises one of our errors, that on stderr and its exit code."""
-    try:
-        return call()
-    except StartupFailed as error:
-        if error.details:
-            print(error.details, file=sys.stderr)
-        return _complain(error, error.exit_code)
-    except ConfigurationError as error:
-        return _complain(error, error.exit_code)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-
-
-def _complain(error: DaphneLikeError, exit_code: int) -> int:
-    sys.stdout.flush()
-    print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
-    return exit_code
 
 
 def _serve(words: list[str]) -> int:

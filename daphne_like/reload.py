@@ -316,6 +316,6 @@ def _stop_with_parent(lifeline: Any) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import reporting
+    from .reporting import reporting
 
     sys.exit(reporting(lambda: _serve_as_child(int(sys.argv[1]))))

@@ -190,7 +190,7 @@ class Settings:
         unit="bytes",
         within=(1 * KIB, None),
         group="HTTP limits",
-        help="Request line and header fields together; beyond: 431. Trailers and chunk extensions too.",
+        help="Request line and header fields together; beyond: 431.",
         why="Twisted and node take 16 KiB, nginx 32: large cookies fit, and 1000 such heads are 64 MiB.",
     )
     max_header_count: int = option(

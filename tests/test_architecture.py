@@ -49,6 +49,7 @@ FLOORS = {
     "configuration": 0,
     "errors": 0,
     "importing": 0,
+    "reporting": 0,
     "logs": 0,
     "options": 0,
     "settings": 0,

@@ -82,7 +82,7 @@ def _scope(
 
 
 def _apply_forwarded(scope: dict[str, Any], context: ServerContext) -> None:
-    """Believe a trusted proxy about the client; take Daphne-Root-Path out in any case, as Daphne does."""
+    """Believe a trusted proxy about the client; take Daphne-Root-Path out, as Daphne does, believed or not."""
     settings = context.settings
     headers: Headers = scope["headers"]
     host_header = settings.proxy_headers_host.lower().encode("latin-1")
