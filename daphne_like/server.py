@@ -162,6 +162,7 @@ class Server:
         try:
             await self._listeners.start(self._factory, self._certificate)
         except BaseException:
+            self._context = None
             await self._lifespan.shutdown()
             raise
         self._tick(loop, resolution_for(settings))

@@ -31,7 +31,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from daphne_like import logs
-from daphne_like.asgi.access import request_fields
+from daphne_like.asgi.access import write_record
 from daphne_like.asgi.messages import message_body, message_headers, message_status, message_type
 from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup, came_from_departure
 from daphne_like.errors import ClientDisconnected, InvalidMessage, UnexpectedMessage
@@ -117,7 +117,7 @@ class HTTPStream:
 
     @property
     def described(self) -> dict[str, Any]:
-        return {"method": self.scope["method"], "path": self.scope["path"], "state": self.state}
+        return {"method": self.scope.get("method"), "path": self.scope.get("path"), "state": self.state}
 
     def handle_data(self, event: DataReceived) -> None:
         """Take some of the request's body."""
@@ -323,7 +323,7 @@ class HTTPStream:
             while self.scope["method"] != "HEAD":
                 reading = loop.run_in_executor(None, file.read, FILE_CHUNK)
                 following = await asyncio.shield(reading)
-                if transport.lost:
+                if transport.lost or self.state in _OVER:  # the rest of the request may have been refused
                     raise ClientDisconnected("the client has left")
                 if not following:
                     break
@@ -398,12 +398,13 @@ class HTTPStream:
             self._transport.reset("the response was not completed")
 
     def _log_access(self) -> None:
-        self._context.access_log.http(
+        write_record(
+            self._context.access_log.http,
+            self.scope,
             method=self.scope["method"],
             status=self._status,
             bytes_sent=self._transport.connection.body_sent,
             duration=time.perf_counter() - self._started_at,
-            **request_fields(self.scope),
         )
 
 

@@ -10,6 +10,7 @@ __all__ = [
     "message_payload",
     "message_status",
     "message_type",
+    "payload_size",
 ]
 
 # Close codes that no endpoint may send: reserved (RFC 6455 §7.4.1), or below 3000 and not in the registry.
@@ -70,6 +71,13 @@ def message_payload(message: Message) -> str | bytes:
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise InvalidMessage("websocket.send: has text (a str) or bytes")
     return bytes(data)
+
+
+def payload_size(payload: str | bytes) -> int:
+    """Octets that a message's payload has on the wire, uncompressed."""
+    if type(payload) is str and not payload.isascii():  # which Python knows without looking
+        return len(payload.encode("utf-8", "surrogatepass"))
+    return len(payload)
 
 
 def message_close(message: Message) -> tuple[int, str]:

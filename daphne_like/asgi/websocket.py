@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 from daphne_like import logs
-from daphne_like.asgi.access import request_fields
+from daphne_like.asgi.access import write_record
 from daphne_like.asgi.messages import (
     message_body,
     message_close,
@@ -36,6 +36,7 @@ from daphne_like.asgi.messages import (
     message_payload,
     message_status,
     message_type,
+    payload_size,
 )
 from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup, came_from_departure
 from daphne_like.asgi.websocket_times import WebSocketTimes
@@ -124,7 +125,7 @@ class WebSocketStream:
 
     @property
     def described(self) -> dict[str, Any]:
-        return {"path": self.scope["path"], "state": self.state}
+        return {"path": self.scope.get("path"), "state": self.state}
 
     def handle_data(self, event: DataReceived) -> None:
         """Take octets that came before the connection knew that they are all ours."""
@@ -146,7 +147,7 @@ class WebSocketStream:
         self._decode()
 
     def _take(self, message: str | bytes) -> None:
-        size = len(message)
+        size = payload_size(message)
         self._inbox.append(message)
         self._waiting += size + MESSAGE_OVERHEAD
         self._messages_received += 1
@@ -157,10 +158,9 @@ class WebSocketStream:
         """Move messages from the codec into the inbox, as far as there is room and the client reads."""
         codec = self._codec
         assert codec is not None
-        limit = self._high_water
         self._stalled = False
         while True:
-            if (self._waiting >= limit and self.state is OPEN) or self._transport.blocked:
+            if (self._waiting >= self._high_water and self.state is OPEN) or self._transport.blocked:
                 self._stalled = codec.held > 0
                 break
             message = codec.next_message()
@@ -222,7 +222,7 @@ class WebSocketStream:
             self._end(ABNORMAL_CLOSURE, "")
 
     def refused(self, status: int) -> None:
-        """Not possible: a handshake has no body that could prove malformed."""
+        """Not possible: a handshake has no body."""
 
     def writable(self) -> None:
         """The socket takes data again: go on decoding what waited for it."""
@@ -273,9 +273,7 @@ class WebSocketStream:
         elif due == "idle":
             self._close(1000, "idle")
         elif due == "dead":
-            protocol_log.info(
-                "client did not answer a ping, dropped it", extra={"client": self.scope["client"]}
-            )
+            protocol_log.info("client did not answer a ping, dropped it", extra=self.described)
             self._end(ABNORMAL_CLOSURE, "ping not answered")
             self._transport.reset("ping not answered")
         else:
@@ -314,7 +312,7 @@ class WebSocketStream:
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
             await self._wakeup.wait()
         message = inbox.popleft()
-        self._waiting -= len(message) + MESSAGE_OVERHEAD
+        self._waiting -= payload_size(message) + MESSAGE_OVERHEAD
         if self._stalled and self._waiting < self._high_water // 2:
             self._decode()
             self._transport.receive_more()
@@ -361,7 +359,7 @@ class WebSocketStream:
         self._times = WebSocketTimes(settings, now)
         self.deadline = self._times.next_deadline(now)
         if self._context.access_log.enabled:
-            self._context.access_log.websocket_open(duration=now - asked, **request_fields(self.scope))
+            write_record(self._context.access_log.websocket_open, self.scope, duration=now - asked)
         transport.upgraded()
         transport.flush_soon()
 
@@ -375,7 +373,7 @@ class WebSocketStream:
         except UnicodeEncodeError as error:
             raise InvalidMessage(f"websocket.send: text has a lone surrogate: {error}") from None
         self._messages_sent += 1
-        self._bytes_sent += len(payload)
+        self._bytes_sent += payload_size(payload)
         self._times.last_message = self._context.clock()
         self._transport.connection.send_data(self.stream_id, frame)
         self._transport.flush_soon()
@@ -462,24 +460,26 @@ class WebSocketStream:
 
     def _log_close(self, code: int) -> None:
         if self._context.access_log.enabled:
-            self._context.access_log.websocket_close(
+            write_record(
+                self._context.access_log.websocket_close,
+                self.scope,
                 code=code,
                 duration=self._context.clock() - self._times.opened,
                 bytes_received=self._bytes_received,
                 bytes_sent=self._bytes_sent,
                 messages_received=self._messages_received,
                 messages_sent=self._messages_sent,
-                **request_fields(self.scope),
             )
 
     def _log_denied(self, status: int) -> None:
         if self._context.access_log.enabled:
-            self._context.access_log.http(
+            write_record(
+                self._context.access_log.http,
+                self.scope,
                 method="GET",
                 status=status,
                 bytes_sent=self._transport.connection.body_sent,
                 duration=self._context.clock() - self._times.opened,
-                **request_fields(self.scope),
             )
 
 

@@ -68,6 +68,7 @@ class H1Connection(ResponseWriter):
 
     Attributes:
         stream_id: of the current request; 0 before the first.
+        client_ended: receive_eof() was called; requests that came before it may still wait.
         should_close: nothing more will be read or answered after what data_to_send() still holds.
         lingers: the client may still be sending when that happens: the close must wait until it has read
             the answer, or a reset could destroy it (RFC 9112 §9.6).
@@ -78,7 +79,6 @@ class H1Connection(ResponseWriter):
         "_buffer",
         "_checked",
         "_decoder",
-        "_eof",
         "_events",
         "_leading",
         "_limits",
@@ -88,6 +88,7 @@ class H1Connection(ResponseWriter):
         "_section_bytes",
         "_start",
         "_tokenizer",
+        "client_ended",
         "expects_continue",
         "lingers",
         "should_close",
@@ -108,7 +109,7 @@ class H1Connection(ResponseWriter):
         self._section_bytes = b""
         self._remaining = 0  # of a fixed body; counts up for a chunked one
         self._decoder: ChunkedDecoder | None = None
-        self._eof = False
+        self.client_ended = False
         self.expects_continue = False
         self.lingers = False
         self.should_close = False
@@ -155,7 +156,7 @@ class H1Connection(ResponseWriter):
         self._buffer = data
         if self._reading == _HEAD:
             self._read_head()
-            if not self._buffer:
+            if not self._buffer or self._reading == _HEAD:
                 return
         self._read()
 
@@ -187,17 +188,18 @@ class H1Connection(ResponseWriter):
         """
         The client will send nothing more. Call events_received() afterwards.
 
+        Call it again for each request that had waited, when that has begun: its body may have been cut, too.
+
         Raises:
             RemoteProtocolError: it did so within a head; within a body, StreamReset says so instead.
         """
+        self.client_ended = True
         reading = self._reading
         if reading in _IN_BODY:
             self._events.append(StreamReset(self.stream_id, "connection closed within a request body"))
         elif reading == _HEAD and self._buffer:
             raise RemoteProtocolError("connection closed within a request head")
-        if reading == _HELD:
-            self._eof = True  # what came before it is still answered
-        else:
+        if reading != _HELD:  # what came before it is still answered
             self._keep_alive = False
             self._reading = _CLOSED
             self.should_close = True
@@ -325,7 +327,7 @@ class H1Connection(ResponseWriter):
         """Also when more of the request is to come than is worth reading on for."""
         reading = self._reading
         if reading == _HELD:
-            return not self._keep_alive or (self._eof and not self._has_whole_head())
+            return not self._keep_alive or (self.client_ended and not self._has_whole_head())
         if reading == _FIXED:
             return not self._keep_alive or self._remaining > MAX_DISCARD or self.expects_continue
         return True
@@ -341,7 +343,7 @@ class H1Connection(ResponseWriter):
             self._reading = _CLOSED
         elif self._reading == _HELD:
             self._reading = _HEAD
-            if self._eof and not self._has_whole_head():
+            if self.client_ended and not self._has_whole_head():
                 self.should_close = True
                 self._reading = _CLOSED
         else:

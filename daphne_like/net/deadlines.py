@@ -8,12 +8,16 @@ acts, and sets its next deadline. So a deadline is met up to one resolution late
 The same tick renders the Date field.
 """
 
+import logging
 from collections.abc import Callable
 
+from daphne_like import logs
 from daphne_like.asgi.stream import Timed
 from daphne_like.settings import Settings
 
 __all__ = ["Deadlines", "resolution_for"]
+
+log = logging.getLogger(logs.SERVER)
 
 
 def resolution_for(settings: Settings) -> float:
@@ -59,4 +63,7 @@ class Deadlines:
         late = [thing for thing in self.watched if thing.deadline <= now]
         for thing in late:
             if thing in self.watched and thing.deadline <= now:
-                thing.deadline_passed(now)
+                try:
+                    thing.deadline_passed(now)
+                except Exception:  # it would keep the others from ever being looked at
+                    log.exception("failed to act on a deadline, trying again at the next look")

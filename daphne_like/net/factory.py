@@ -1,11 +1,13 @@
 """Builds the protocol for each connection, and knows how many there are."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from zope.interface import implementer
 
+from daphne_like import logs
 from daphne_like.asgi.stream import ServerContext
 from daphne_like.net.protocol import ServerProtocol
 from daphne_like.net.proxied import ProxiedServerProtocol
@@ -13,6 +15,8 @@ from daphne_like.net.tls import TLSCertificate
 from daphne_like.typing import ServerAddress
 
 __all__ = ["ServerFactory"]
+
+log = logging.getLogger(logs.PROTOCOL)
 
 # Our own addresses are few; a server behind many is no reason to keep all of them.
 _MAX_SHARED = 64
@@ -88,4 +92,9 @@ class ServerFactory:
         self.to_flush = []
         for protocol in protocols:
             if protocol.flush_scheduled:
-                protocol.end_of_turn()
+                try:
+                    protocol.end_of_turn()
+                except Exception:
+                    # The others, marked as scheduled, would never be written to again.
+                    log.exception("connection failed at the end of a turn, cut it")
+                    protocol.reset("it failed at the end of a turn")

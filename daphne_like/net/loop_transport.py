@@ -32,10 +32,10 @@ __all__ = ["LoopListeningPort", "LoopServerEndpoint", "LoopTransport"]
 
 _DONE = Failure(error.ConnectionDone())
 
-# Close with RST (SO_LINGER with zero seconds): the peer must not take what it has for a whole response.
 # Seconds that a TLS connection waits for the client's close_notify.
 TLS_GOODBYE = 1.0
 
+# Close with RST (SO_LINGER with zero seconds): the peer must not take what it has for a whole response.
 _RESET = struct.pack("ii", 1, 0)
 
 

@@ -148,7 +148,7 @@ class ServerProtocol:
             self._dispatch(events)
         elif connection.reads_head and not self._in_head and not connection.is_idle:
             self._in_head = True
-            self.deadline = self.context.clock() + (self.context.settings.header_timeout or NEVER)
+            self._set_deadline()
         if connection.has_more_to_read and not self._read_paused:
             self._regulate_reading()
 
@@ -255,9 +255,7 @@ class ServerProtocol:
         if connection.is_idle:
             self.flush()
             self._in_head = False
-            if self._write_paused:
-                self._set_deadline()
-            else:
+            if not self._write_paused:
                 self.deadline = self.context.clock() + self.context.keep_alive
             return
         try:
@@ -269,6 +267,9 @@ class ServerProtocol:
             self._resume_reading()
         if events:
             self._dispatch(events)
+            if connection.client_ended:
+                self.flush()
+                self.readConnectionLost()  # this stream is to know, too
             self._more_to_come = True
             self.flush_soon()
         else:
@@ -314,12 +315,14 @@ class ServerProtocol:
         stream = self.stream
         assert isinstance(stream, WebSocketStream)
         self._tunnel = stream
-        self.deadline = NEVER
+        self._set_deadline()
         for event in self.connection.events_received():
             assert isinstance(event, DataReceived)
             stream.octets_received(event.data)
         if self._read_paused and stream.wants_data:
             self._resume_reading()
+        elif not self._read_paused and not stream.wants_data:
+            self._pause_reading()
 
     @property
     def blocked(self) -> bool:
@@ -391,7 +394,7 @@ class ServerProtocol:
         """End the connection when all is written; *linger* where the client may still be sending."""
         if self._ending or self.lost:
             return
-        self._ending = _CLOSES_GENTLY if linger else _CLOSES
+        self._ending = _CLOSES_GENTLY if linger and not self.connection.client_ended else _CLOSES
         self.flush()
 
     def reset(self, reason: str) -> None:
@@ -455,8 +458,8 @@ class ServerProtocol:
     def _set_deadline(self) -> None:
         settings = self.context.settings
         if self._write_paused:
-            limit = settings.write_timeout
-        elif self._ending:
+            return  # _look_for_progress() has set it: what a client sends gains it no time to read
+        if self._ending:
             limit = LINGER
         elif self.stream is None:
             limit = settings.header_timeout if self._in_head else settings.keep_alive_timeout
@@ -493,5 +496,5 @@ class ServerProtocol:
         measure = getattr(self.transport, "bytes_unsent", None)
         before = self._unsent
         self._unsent = measure() if measure is not None else 0
-        self._set_deadline()
+        self.deadline = self.context.clock() + (self.context.settings.write_timeout or NEVER)
         return self._unsent < before

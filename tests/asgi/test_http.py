@@ -583,6 +583,30 @@ def test_pathsend_of_any_size(tmp_path, size, announced):
         assert response(wire).body == content
 
 
+def test_pathsend_of_a_request_that_is_refused_meanwhile(tmp_path):
+    """The rest of the request proves malformed while a thread reads: the request is over once, not twice."""
+    file = tmp_path / "empty"
+    file.touch()
+    opened = threading.Event()
+    puppet = Puppet()
+    with serving(puppet) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(opened.wait)
+        server.loop.set_default_executor(pool)
+        ends_of_turns = []
+        server.factory._call_soon = ends_of_turns.append  # the turn goes on, and the head is held
+        wire = server.connect()
+        call = started(puppet, wire, CHUNKED_POST)
+        call.send("start", status=200)
+        sent = call.begin_send("pathsend", path=str(file))
+        wire.receive(b"no chunk")
+        opened.set()
+        server.loop.settle_until(sent.done)
+        assert isinstance(sent.exception(), ClientDisconnected)
+        assert server.context.requests == 0
+        assert response(wire).status == 400
+        call.returns()
+
+
 def test_pathsend_answers_head_without_the_file(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"content")
@@ -1269,3 +1293,20 @@ def test_a_fast_application_leaves_in_as_many_writes_as_the_send_buffer_demands(
         wire.receive(GET)
         assert wire.writes <= 3
         assert len(response(wire).body) == 100 * 1024
+
+
+def test_scope_that_was_changed_beyond_reading_costs_its_record_only(caplog):
+    """Applications may write into their scope: the connection must come to its end without it."""
+    caplog.set_level(logging.INFO, logger="daphne_like.access")
+    puppet = Puppet()
+    with serving(puppet) as server:
+        server.context.access_log.enabled = True
+        wire = server.connect()
+        call = started(puppet, wire)
+        call.scope["query_string"] = "a=b"
+        call.send("start", status=200)
+        call.send("body", body=b"whole")
+        assert response(wire).body == b"whole"
+        assert wire.protocol.stream is None
+        call.returns()
+    assert sentences(caplog) == ["no access log record: the application has changed its scope beyond reading"]

@@ -2,7 +2,13 @@
 
 import pytest
 
-from daphne_like.asgi.messages import message_body, message_headers, message_status, message_type
+from daphne_like.asgi.messages import (
+    message_body,
+    message_headers,
+    message_status,
+    message_type,
+    payload_size,
+)
 from daphne_like.errors import InvalidMessage
 
 
@@ -40,3 +46,12 @@ def test_body_is_copied_where_its_sender_could_still_write():
     assert message_body({"type": "x"}) == b""
     with pytest.raises(InvalidMessage, match="x: body is bytes, not str"):
         message_body({"type": "x", "body": "a"})
+
+
+@pytest.mark.parametrize(
+    ("payload", "size"),
+    [("", 0), ("abc", 3), ("é", 2), ("€", 3), ("😀", 4), (b"", 0), (b"\xff\xff", 2)],
+)
+def test_a_payloads_size_is_in_octets(payload, size):
+    """Limits and the access log speak of what the wire carries, not of characters."""
+    assert payload_size(payload) == size

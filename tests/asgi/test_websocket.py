@@ -1005,3 +1005,21 @@ def test_client_that_does_not_read_is_dropped():
         assert wire.state == "reset"
         with pytest.raises(ClientDisconnected):
             task.result()
+
+
+def test_early_data_beyond_the_inbox_pauses_the_socket():
+    """
+    What came with the handshake counts: paused, the socket cannot tell of the client's end before the
+    application has had the messages before it.
+    """
+    puppet = Puppet()
+    with serving(puppet) as server:
+        wire = server.connect()
+        wire.receive(HANDSHAKE + b"\r\n" + frame(0x1, b"a") * 3000)
+        call = puppet.call
+        call.receive()
+        call.send("websocket.accept")
+        assert not wire.reading
+        for _ in range(3000):
+            assert call.receive()["text"] == "a"
+        assert wire.reading

@@ -559,6 +559,19 @@ def test_eof_within_a_body(peer, request_):
     assert not any(getattr(event, "end_stream", False) for event in peer.events)
 
 
+def test_eof_within_the_body_of_a_request_that_waited(peer):
+    """Said again once that request has begun, the end tells that its body is cut."""
+    peer.receive(GET_A + post(b"hel", 5))
+    assert peer.eof() == []
+    peer.answer(b"ok")
+    assert peer.connection.client_ended
+    assert not peer.connection.should_close
+    peer.connection.events_received()
+    (event,) = peer.eof()
+    assert isinstance(event, StreamReset)
+    assert event.stream_id == 2
+
+
 def test_eof_while_a_response_is_due(peer):
     """A client may close its half when it has asked all (RFC 9112 §9.6): the answer still goes out."""
     peer.receive(GET_A)

@@ -68,6 +68,19 @@ def test_what_one_does_counts_for_the_next():
     assert sorted(len(thing.passed) for thing in things) == [0, 1]
 
 
+def test_thing_that_fails_keeps_no_other_from_its_deadline(caplog):
+    def fail(_):
+        raise RuntimeError("broken")
+
+    deadlines = Deadlines(lambda now: None)
+    things = [Late(5, fail) for _ in range(3)]
+    for thing in things:
+        deadlines.watch(thing)
+    deadlines.tick(10)
+    assert [thing.passed for thing in things] == [[10]] * 3
+    assert len(caplog.records) == 3
+
+
 def test_things_may_be_added_during_a_look():
     deadlines = Deadlines(lambda now: None)
     added = Late(5)

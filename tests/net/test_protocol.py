@@ -304,6 +304,34 @@ def test_client_that_does_not_read_the_end_of_its_answer_is_dropped():
         assert wire.state == "reset"
 
 
+def test_client_that_sends_but_does_not_read_is_dropped():
+    """An octet of its request now and then gains a client no time: it is the reading that is waited for."""
+    puppet = Puppet()
+    with serving(puppet, write_timeout=60) as server:
+        wire = server.connect()
+        wire.stop_reading()
+        wire.receive(request("/", "Content-Length: 1000", method="POST"))
+        puppet.call.send("start", status=200)
+        puppet.call.send("body", body=bytes(1000), more_body=True)
+        for _ in range(5):
+            server.advance(30)
+            wire.receive(b"x")
+        assert wire.state == "reset"
+
+
+def test_client_that_does_not_read_before_its_websocket_opens_is_dropped():
+    """The upgrade must not end the wait for a client that has left the answer before it unread."""
+    puppet = Puppet()
+    with serving(puppet, write_timeout=60, ping_interval=0) as server:
+        wire = server.connect()
+        wire.stop_reading()
+        wire.receive(GET + HANDSHAKE + b"\r\n")
+        answer(puppet.call, bytes(1000))
+        puppet.call.send("websocket.accept")
+        server.advance(122)
+        assert wire.state == "reset"
+
+
 def test_http_timeout_before_the_response_is_503(caplog):
     puppet = Puppet()
     with serving(puppet, http_timeout=30) as server:
@@ -470,6 +498,59 @@ def test_client_that_closes_within_a_head_gets_400():
         wire.receive(b"GET / HT")
         wire.close_sending()
         assert response(wire).status == 400
+        assert (
+            wire.state == "closed"
+        )  # it has said that it sends nothing more: there is nothing to linger for
+
+
+def test_client_that_closes_before_its_pipelined_request_begins():
+    """The second stream was not there when the client closed: it learns of that as it begins."""
+    puppet = Puppet()
+    with serving(puppet) as server:
+        wire = server.connect()
+        wire.receive(request("/1") + request("/2"))
+        wire.close_sending()
+        answer(puppet.call, b"1")
+        assert puppet.call.receive()["type"] == "http.request"
+        assert puppet.call.begin_receive().done()
+        assert [found.body for found in responses(wire)] == [b"1"]
+        puppet.call.returns()
+
+
+def test_client_that_closes_within_the_body_of_a_pipelined_request():
+    """Nobody must wait for the rest; the answer to the request before it has left by then."""
+    puppet = Puppet()
+    with serving(puppet) as server:
+        wire = server.connect()
+        wire.receive(GET + POST + b"half")
+        wire.close_sending()
+        answer(puppet.call, b"1")
+        assert response(wire).body == b"1"
+        assert wire.state == "reset"
+        assert puppet.call.receive()["body"] == b"half"
+        assert puppet.call.receive() == {"type": "http.disconnect"}
+
+
+def test_connection_that_fails_at_the_end_of_a_turn_takes_no_other_with_it(caplog):
+    """All that have something to write in a turn share one callback."""
+    puppet = Puppet()
+
+    def fail(data):
+        raise RuntimeError("the handler is closed")
+
+    with serving(puppet) as server:
+        wires = [server.connect() for _ in range(2)]
+        calls = []
+        for wire in wires:
+            wire.receive(GET)
+            calls.append(puppet.call)
+        wires[0].write = fail
+        tasks = [server.loop.create_task(call._send(message("start", status=200))) for call in calls]
+        server.loop.settle()
+        assert all(task.done() for task in tasks)
+        assert wires[0].state == "reset"
+        assert wires[1].take().startswith(b"HTTP/1.1 200")
+    assert sentences(caplog, level="ERROR")[0] == "connection failed at the end of a turn, cut it"
 
 
 def test_drain_closes_idle_connections_and_finishes_the_others():
