@@ -102,11 +102,10 @@ class WebSocketStream:
         self.state = HANDSHAKE
         self.task: asyncio.Task[None] | None = None
         self._codec: Codec | None = None
-        self._connect_given = False
+        self._connect_given = self._stalled = False  # stalled: the codec holds more than we want to take
         self._inbox: deque[str | bytes] = deque()
         self._high_water = context.settings.receive_buffer_size
         self._waiting = 0  # octets in the inbox, overhead counted
-        self._stalled = False  # the codec holds more than we want to take
         self._disconnect: tuple[int, str] | None = None  # what websocket.disconnect says, once it is known
         self._wakeup = Wakeup()
         now = context.clock()
@@ -147,7 +146,7 @@ class WebSocketStream:
         self._decode()
 
     def _take(self, message: str | bytes) -> None:
-        size = payload_size(message)
+        size = len(message) if type(message) is bytes or message.isascii() else payload_size(message)
         self._inbox.append(message)
         self._waiting += size + MESSAGE_OVERHEAD
         self._messages_received += 1
@@ -312,7 +311,8 @@ class WebSocketStream:
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
             await self._wakeup.wait()
         message = inbox.popleft()
-        self._waiting -= payload_size(message) + MESSAGE_OVERHEAD
+        size = len(message) if type(message) is bytes or message.isascii() else payload_size(message)
+        self._waiting -= size + MESSAGE_OVERHEAD
         if self._stalled and self._waiting < self._high_water // 2:
             self._decode()
             self._transport.receive_more()
@@ -373,7 +373,8 @@ class WebSocketStream:
         except UnicodeEncodeError as error:
             raise InvalidMessage(f"websocket.send: text has a lone surrogate: {error}") from None
         self._messages_sent += 1
-        self._bytes_sent += payload_size(payload)
+        size = len(payload) if type(payload) is bytes or payload.isascii() else payload_size(payload)
+        self._bytes_sent += size
         self._times.last_message = self._context.clock()
         self._transport.connection.send_data(self.stream_id, frame)
         self._transport.flush_soon()

@@ -95,8 +95,7 @@ class ServerProtocol:
         self.server: ServerAddress | None = None
         self.scheme = "http"
         self.tls: dict[str, Any] | None = None
-        self.lost = False
-        self.deadline = NEVER
+        self.lost, self.deadline = False, NEVER
         self.stream: Stream | None = None
         self._tunnel: WebSocketStream | None = None
         self._wakeup: Wakeup | None = None
@@ -223,6 +222,9 @@ class ServerProtocol:
                 stream = self.stream
                 if stream is not None and stream.stream_id == event.stream_id:
                     stream.handle_data(event)
+                    if event.end_stream and not self._write_paused:
+                        self.deadline = NEVER
+                        return
         self._set_deadline()
 
     def _begin(self, event: RequestReceived) -> None:
@@ -385,7 +387,7 @@ class ServerProtocol:
     def receive_more(self) -> None:
         """The stream has room for data again."""
         stream = self.stream
-        if stream is not None and stream.wants_data:
+        if stream is not None and (self._read_paused or self.connection.reads_body) and stream.wants_data:
             if self._read_paused:
                 self._resume_reading()
             self._set_deadline()
@@ -473,10 +475,9 @@ class ServerProtocol:
     def deadline_passed(self, now: float) -> None:
         """Something is late, or was: find out what."""
         if self._write_paused:
-            if self._look_for_progress():
-                return
-            log.info("client did not read, dropped it", extra={"client": self.client})
-            self.reset("the client does not read")
+            if not self._look_for_progress():
+                log.info("client did not read, dropped it", extra={"client": self.client})
+                self.reset("the client does not read")
         elif self._ending:
             self.reset("the client did not close")
         elif self.stream is None:
@@ -493,8 +494,7 @@ class ServerProtocol:
 
     def _look_for_progress(self) -> bool:
         """Whether the transport has got rid of anything since the last look, which this one replaces."""
-        measure = getattr(self.transport, "bytes_unsent", None)
-        before = self._unsent
-        self._unsent = measure() if measure is not None else 0
+        measure = getattr(self.transport, "bytes_unsent", lambda: 0)
+        before, self._unsent = self._unsent, measure()
         self.deadline = self.context.clock() + (self.context.settings.write_timeout or NEVER)
         return self._unsent < before

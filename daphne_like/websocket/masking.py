@@ -21,6 +21,16 @@ try:
     _nvx = importlib.import_module("_nvx_xormasker")
 except ImportError:
     _nvx = None
+else:
+    _lib = _nvx.lib
+    _new, _set_impl, _process, _free = (
+        _lib.nvx_xormask_new,
+        _lib.nvx_xormask_set_impl,
+        _lib.nvx_xormask_process,
+        _lib.nvx_xormask_free,
+    )
+    _view = _nvx.ffi.from_buffer
+    _OCTETS = _nvx.ffi.typeof("uint8_t[]")
 
 AS_INTEGER = 2048
 _SIMD = 2
@@ -35,11 +45,8 @@ def unmask(mask: bytes, data: bytes) -> bytes:
     if _nvx is None:
         return bytes(create_xor_masker(mask, size).process(data))
     buffer = bytearray(data)
-    lib = _nvx.lib
-    masker = lib.nvx_xormask_new(mask)
-    try:
-        lib.nvx_xormask_set_impl(masker, _SIMD)
-        lib.nvx_xormask_process(masker, _nvx.ffi.from_buffer("uint8_t[]", buffer), size)
-    finally:
-        lib.nvx_xormask_free(masker)
+    masker = _new(mask)
+    _set_impl(masker, _SIMD)
+    _process(masker, _view(_OCTETS, buffer), size)
+    _free(masker)
     return bytes(buffer)
