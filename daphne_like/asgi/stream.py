@@ -23,6 +23,7 @@ from daphne_like.settings import Settings
 from daphne_like.typing import Address, ASGIApplication, ServerAddress
 
 __all__ = [
+    "LARGE_WRITE",
     "NEVER",
     "ServerContext",
     "Stream",
@@ -31,6 +32,9 @@ __all__ = [
     "Wakeup",
     "came_from_departure",
 ]
+
+# From here on, a write gains nothing from waiting for what else this turn may bring.
+LARGE_WRITE = 4096
 
 # When nothing is due.
 NEVER = float("inf")

@@ -38,7 +38,7 @@ from daphne_like.asgi.messages import (
     message_type,
     payload_size,
 )
-from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup, came_from_departure
+from daphne_like.asgi.stream import LARGE_WRITE, NEVER, StreamTransport, Wakeup, came_from_departure
 from daphne_like.asgi.websocket_times import WebSocketTimes
 from daphne_like.errors import ClientDisconnected, InvalidMessage, UnexpectedMessage
 from daphne_like.http.events import DataReceived, RequestReceived
@@ -376,8 +376,9 @@ class WebSocketStream:
         size = len(payload) if type(payload) is bytes or payload.isascii() else payload_size(payload)
         self._bytes_sent += size
         self._times.last_message = self._context.clock()
-        self._transport.connection.send_data(self.stream_id, frame)
-        self._transport.flush_soon()
+        transport = self._transport
+        transport.connection.send_data(self.stream_id, frame)
+        (transport.flush if size >= LARGE_WRITE else transport.flush_soon)()
 
     def _send_close(self, message: Message) -> None:
         code, reason = message_close(message)
@@ -434,9 +435,8 @@ class WebSocketStream:
     def _application_raised(self, error: BaseException) -> None:
         if self._disconnect is not None and came_from_departure(error):
             return
-        if isinstance(error, asyncio.CancelledError) and (
-            self._disconnect is not None or self._context.draining
-        ):
+        over = self._disconnect is not None or self._context.draining
+        if over and isinstance(error, asyncio.CancelledError):
             self._application_ended(1012)
             return
         log.error("application failed", exc_info=error, extra={"path": self.scope["path"]})
