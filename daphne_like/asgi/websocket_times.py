@@ -7,11 +7,10 @@ answer to a ping is a pong is not insisted on.
 
 from typing import Literal
 
+from daphne_like.asgi.stream import NEVER
 from daphne_like.settings import Settings
 
-__all__ = ["NEVER", "WebSocketTimes"]
-
-NEVER = float("inf")
+__all__ = ["WebSocketTimes"]
 
 
 class WebSocketTimes:
