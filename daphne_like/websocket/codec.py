@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from daphne_like.websocket.engine import FrameEngine, make_deflate
 from daphne_like.websocket.handshake import DeflateParameters
-from daphne_like.websocket.masking import unmask
+from daphne_like.websocket.masking import AS_INTEGER, unmask, unmask_in_place
 
 __all__ = ["ABNORMAL_CLOSURE", "UNFINISHED", "Closed", "Codec", "Unfinished"]
 
@@ -152,19 +152,25 @@ class Codec:
             return None
         length = data[1] - 0x80
         if length < 126:
-            mask = data[2:6]
-            payload = data[6:]
+            begin = 6
         elif length == 126 and size > 133:
             length = data[2] << 8 | data[3]
-            mask = data[4:8]
-            payload = data[8:]
+            begin = 8
         else:
             return None
-        if len(payload) != length or length > self._max_frame or length > self._max_message:
+        if size != begin + length or length > self._max_frame or length > self._max_message:
             return None
-        payload = unmask(mask, payload)
-        if first == _BINARY:
-            return payload
+        payload: bytes | bytearray
+        if length <= AS_INTEGER:
+            payload = unmask(data[begin - 4 : begin], data[begin:])
+            if first == _BINARY:
+                return payload
+        else:
+            payload = bytearray(data)
+            del payload[:begin]
+            unmask_in_place(data[begin - 4 : begin], payload)
+            if first == _BINARY:
+                return bytes(payload)
         try:
             return payload.decode()
         except UnicodeDecodeError:

@@ -14,7 +14,7 @@ from typing import Any
 
 from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
 
-__all__ = ["unmask"]
+__all__ = ["AS_INTEGER", "unmask", "unmask_in_place"]
 
 _nvx: Any
 try:
@@ -32,6 +32,7 @@ else:
     _view = _nvx.ffi.from_buffer
     _OCTETS = _nvx.ffi.typeof("uint8_t[]")
 
+# Octets up to which integers are the faster way.
 AS_INTEGER = 2048
 _SIMD = 2
 
@@ -42,11 +43,18 @@ def unmask(mask: bytes, data: bytes) -> bytes:
     if size <= AS_INTEGER:
         key = int.from_bytes((mask * ((size + 3) >> 2))[:size], "little")
         return (int.from_bytes(data, "little") ^ key).to_bytes(size, "little")
-    if _nvx is None:
-        return bytes(create_xor_masker(mask, size).process(data))
     buffer = bytearray(data)
+    unmask_in_place(mask, buffer)
+    return bytes(buffer)
+
+
+def unmask_in_place(mask: bytes, buffer: bytearray) -> None:
+    """XOR each octet of *buffer* by the four of *mask* in turn: the way for long payloads, without a copy."""
+    size = len(buffer)
+    if _nvx is None:
+        buffer[:] = create_xor_masker(mask, size).process(bytes(buffer))
+        return
     masker = _new(mask)
     _set_impl(masker, _SIMD)
     _process(masker, _view(_OCTETS, buffer), size)
     _free(masker)
-    return bytes(buffer)
