@@ -11,6 +11,14 @@ Every exception of the package, and whose fault each one is.
         UnexpectedMessage           the right message at the wrong time
         InvalidMessage              a message that is wrong at any time
       ClientDisconnected            an OSError too: send() after the client has left
+      LayerError                    a channel layer could not do what was asked
+        ChannelFull                 capacity reached                    -> 503, 1013, or told to the sender
+        MessageTooLarge             beyond the layer's limit
+        LayerUnavailable            no way to the layer now
+      RelayError                    between server and worker
+        NoWorker                    nobody took the request in time     -> 503
+        WorkerLost                  its worker died                     -> 502, a reset, or 1012
+        SequenceGap                 the layer lost an envelope          -> a reset or 1011
 
 Where the line between the first two runs: ConfigurationError is what can be judged from the words
 alone, before anything outside of the process is touched. StartupFailed is what the machine or the
@@ -125,3 +133,35 @@ class ClientDisconnected(DaphneLikeError, OSError):
 
     An OSError because ASGI HTTP 2.4 says so; frameworks catch that. Never logged as an error.
     """
+
+
+class LayerError(DaphneLikeError):
+    """A channel layer could not do what was asked of it."""
+
+
+class ChannelFull(LayerError):
+    """A channel holds as many messages as its capacity allows: the message was not sent."""
+
+
+class MessageTooLarge(LayerError):
+    """A message is larger than the layer carries (1 MiB encoded): it was not sent."""
+
+
+class LayerUnavailable(LayerError):
+    """There is no way to the layer now. What was being sent may or may not have arrived."""
+
+
+class RelayError(DaphneLikeError):
+    """Something between the server and a worker failed; it ends one stream."""
+
+
+class NoWorker(RelayError):
+    """No worker took the stream in time."""
+
+
+class WorkerLost(RelayError):
+    """The worker that held the stream is gone."""
+
+
+class SequenceGap(RelayError):
+    """An envelope of the stream is missing: what follows would look whole and is not."""

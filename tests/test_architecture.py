@@ -28,16 +28,19 @@ PACKAGE = "daphne_like"
 # First name under daphne_like (a longer prefix wins) -> floor.
 FLOORS = {
     "__main__": 5,
+    "child": 4,
     "cli": 5,
     "django.management": 5,
     "__init__": 4,
     "django": 4,
     "reactor": 4,
+    "relayed": 4,
     "reload": 4,
     "run": 4,
     "server": 4,
     "supervisor": 4,
     "testing": 4,
+    "worker_link": 4,
     "worker_process": 4,
     "wsgi": 4,
     "net": 3,
@@ -53,6 +56,8 @@ FLOORS = {
     "logs": 0,
     "options": 0,
     "settings": 0,
+    "settings_clients": 0,
+    "settings_processes": 0,
     "typing": 0,
 }
 ONE_PACKAGE = {0, 4, 5}
@@ -61,7 +66,7 @@ ONE_PACKAGE = {0, 4, 5}
 DOORSTEPS = {
     "asgiref": {"asgi", "importing", "server", "typing"},
     "autobahn": {"websocket"},
-    "channels": {"django", "layers.foreign"},
+    "channels": {"django", "layers.base", "layers.foreign"},
     "cryptography": {"layers.codec"},
     "django": {"django"},
     "h2": {"http"},
