@@ -34,7 +34,7 @@ from daphne_like import logs
 from daphne_like.asgi.access import write_record
 from daphne_like.asgi.messages import message_body, message_headers, message_status, message_type
 from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup, came_from_departure
-from daphne_like.errors import ClientDisconnected, InvalidMessage, UnexpectedMessage
+from daphne_like.errors import ClientDisconnected, InvalidMessage, RelayError, UnexpectedMessage
 from daphne_like.http.events import DataReceived, RequestReceived
 from daphne_like.typing import Message
 
@@ -74,6 +74,7 @@ class HTTPStream:
         "_body_given",
         "_context",
         "_departed",
+        "_departure",
         "_started_at",
         "_status",
         "_told",
@@ -101,6 +102,7 @@ class HTTPStream:
         self._body_ended = event.end_stream
         self._body_given = False
         self._departed = self._told = False
+        self._departure: Callable[[bool], None] | None = None
         self._trailers: list[tuple[bytes, bytes]] | None = None
         self._wakeup: Wakeup | None = None
         self._status = 0
@@ -131,23 +133,19 @@ class HTTPStream:
     def client_silent(self) -> None:
         """The client has closed its side."""
         self._departed = True
-        self._watch_departed()
-        if self._wakeup is not None:
-            self._wakeup.wake()
+        self._departs()
 
     def client_left(self) -> None:
         """The socket is gone."""
         self._departed = self._told = True
-        self._watch_departed()
-        if self._wakeup is not None:
-            self._wakeup.wake()
+        self._departs()
 
     def refused(self, status: int) -> None:
         """The request proved malformed, and the connection answers it with *status*: the rest is off."""
         self._departed = self._told = True
         self._status = status
         self._end(ABANDONED)
-        self._watch_departed()
+        self._departs()
 
     def writable(self) -> None:
         """Nothing: send() waits by itself."""
@@ -155,8 +153,18 @@ class HTTPStream:
     def shutdown(self) -> None:
         """Nothing: a response in course goes on until the drain's end."""
 
-    def _watch_departed(self) -> None:
-        """An application that does not notice is ended after a while; one that has answered, never."""
+    def tell_departure(self, callback: Callable[[bool], None] | None) -> None:
+        """Extension "daphne_like.departure": see asgi.departure."""
+        self._departure = callback
+        if callback is not None and self._departed:
+            callback(self._told)
+
+    def _departs(self) -> None:
+        """Tell the application; one that does not notice is ended after a while, one that has answered never."""
+        if self._wakeup is not None:
+            self._wakeup.wake()
+        if self._departure is not None:
+            self._departure(self._told)
         if self.state is not DONE and self.task is not None and not self.task.done():
             limit = self._context.settings.application_close_timeout
             self.deadline = min(self.deadline, self._context.clock() + limit)
@@ -199,6 +207,15 @@ class HTTPStream:
         context.running.discard(self)
         if context.draining and context.idle is not None:
             context.idle()
+
+    def receive_arrived(self) -> Message | None:
+        """Extension "daphne_like.receive_arrived": what of the request's body receive() has at once, or None."""
+        if self._body:
+            return self._take_body()
+        if self._body_ended and not self._body_given:
+            self._body_given = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return None
 
     async def receive(self) -> Message:
         """ASGI receive()."""
@@ -361,6 +378,9 @@ class HTTPStream:
             cancelled and self._context.draining
         ):
             self._abandon()
+        elif isinstance(error, RelayError):
+            log.info("response broken off", extra={**self.described, "reason": str(error)})
+            self._give_up()
         else:
             log.error("application failed", exc_info=error, extra=self.described)
             self._give_up()

@@ -1,5 +1,6 @@
 """From a request's head to the stream that holds the conversation about it."""
 
+from daphne_like.asgi.departure import offer_departure
 from daphne_like.asgi.http import HTTPStream
 from daphne_like.asgi.scope import http_scope, websocket_scope
 from daphne_like.asgi.stream import StreamTransport
@@ -28,6 +29,8 @@ def open_stream(event: RequestReceived, transport: StreamTransport) -> HTTPStrea
     else:
         context.requests += 1
         stream = HTTPStream(transport, event, http_scope(event, transport))
+    if context.tells_departure:
+        offer_departure(stream)
     context.running.add(stream)
     stream.task = context.spawn(stream.run())
     return stream

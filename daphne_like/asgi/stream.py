@@ -154,6 +154,7 @@ class ServerContext:
         running: the streams whose application has not ended; requests: how many of them are HTTP.
         idle: called when one of `running` has ended while draining.
         draining: the server is stopping.
+        tells_departure: scopes carry the extension of asgi.departure, for an application that asks for it.
     """
 
     application: ASGIApplication
@@ -178,6 +179,7 @@ class ServerContext:
     http_timeout: float | None = field(init=False)
     root_path: str = field(init=False)
     proxy_headers: bool = field(init=False)
+    tells_departure: bool = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -195,6 +197,7 @@ class ServerContext:
         self.http_timeout = self.settings.http_timeout
         self.root_path = self.settings.root_path
         self.proxy_headers = self.settings.proxy_headers
+        self.tells_departure = getattr(self.application, "wants_departure", False)
 
 
 def came_from_departure(error: BaseException | None) -> bool:

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 from daphne_like import logs
-from daphne_like.asgi.access import write_record
+from daphne_like.asgi.access import write_record, write_refusal, write_websocket_close
 from daphne_like.asgi.messages import (
     message_body,
     message_close,
@@ -73,6 +73,7 @@ class WebSocketStream:
         "_codec",
         "_connect_given",
         "_context",
+        "_departure",
         "_disconnect",
         "_handshake",
         "_high_water",
@@ -107,6 +108,7 @@ class WebSocketStream:
         self._high_water = context.settings.receive_buffer_size
         self._waiting = 0  # octets in the inbox, overhead counted
         self._disconnect: tuple[int, str] | None = None  # what websocket.disconnect says, once it is known
+        self._departure: Callable[[bool], None] | None = None
         self._wakeup = Wakeup()
         now = context.clock()
         self._times = WebSocketTimes(context.settings, now)
@@ -209,6 +211,14 @@ class WebSocketStream:
             self.deadline = NEVER
             self._context.unwatch(self)
         self._wakeup.wake()
+        if self._departure is not None:
+            self._departure(True)
+
+    def tell_departure(self, callback: Callable[[bool], None] | None) -> None:
+        """Extension "daphne_like.departure": see asgi.departure."""
+        self._departure = callback
+        if callback is not None and self.state is CLOSED:
+            callback(True)
 
     def client_silent(self) -> None:
         """The client ends the connection without a close: it is gone."""
@@ -426,7 +436,8 @@ class WebSocketStream:
             self._transport.flush_soon()
 
     def _denied(self, status: int) -> None:
-        self._log_denied(status)
+        sent = self._transport.connection.body_sent
+        write_refusal(self._context, self.scope, status=status, bytes_sent=sent, asked=self._times.opened)
         self._end(ABNORMAL_CLOSURE, "")
         self._transport.response_ended()
 
@@ -457,31 +468,15 @@ class WebSocketStream:
                 self._end(ABNORMAL_CLOSURE, "")
                 self._transport.reset("the response was not completed")
 
-    # ---- the access log
-
     def _log_close(self, code: int) -> None:
-        if self._context.access_log.enabled:
-            write_record(
-                self._context.access_log.websocket_close,
-                self.scope,
-                code=code,
-                duration=self._context.clock() - self._times.opened,
-                bytes_received=self._bytes_received,
-                bytes_sent=self._bytes_sent,
-                messages_received=self._messages_received,
-                messages_sent=self._messages_sent,
-            )
-
-    def _log_denied(self, status: int) -> None:
-        if self._context.access_log.enabled:
-            write_record(
-                self._context.access_log.http,
-                self.scope,
-                method="GET",
-                status=status,
-                bytes_sent=self._transport.connection.body_sent,
-                duration=self._context.clock() - self._times.opened,
-            )
+        write_websocket_close(
+            self._context,
+            self.scope,
+            code=code,
+            opened=self._times.opened,
+            received=(self._messages_received, self._bytes_received),
+            sent=(self._messages_sent, self._bytes_sent),
+        )
 
 
 _TRANSITIONS: dict[str, dict[str, Callable[[WebSocketStream, Message], None]]] = {

@@ -129,7 +129,7 @@ def response_field(field: Any) -> tuple[int, bytes, int]:
             Content-Length that is no number.
     """
     try:
-        return _KNOWN_FIELDS[field]
+        return _KNOWN_FIELDS[field if type(field) is tuple else tuple(field)]
     except (KeyError, TypeError):
         pass
     try:

@@ -1,0 +1,229 @@
+"""
+A request and its response in a worker: receive() and send() as asgi.http.HTTPStream has them.
+
+Departure, as there: a client that has closed its sending side may still read, so that send() goes on until the
+application has been *told* by receive(); from then on, or when the client is gone for good, it raises
+ClientDisconnected. A response that is handed off (an event stream, on drain) ends like the latter: what the
+application says from then on would be said twice, since the client asks the next worker for what it has missed.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from daphne_like import logs
+from daphne_like.asgi.stream import came_from_departure
+from daphne_like.errors import ClientDisconnected
+from daphne_like.relay.conversation import ABANDONED, DONE, REQUEST, HTTPConversation
+from daphne_like.relay.envelope import CREDIT, GAP, HANDOFF, SILENT, TIMEOUT, Opening, item_cost
+from daphne_like.relay.session import UNFINISHED, Session, SessionHost
+from daphne_like.relay.window import Inflow
+from daphne_like.typing import Message
+
+__all__ = ["HTTPSession"]
+
+log = logging.getLogger(logs.APPLICATION)
+
+_SMALL = 64 * 1024
+
+
+class HTTPSession(Session):
+    """See Session."""
+
+    __slots__ = ("_asked", "_body_ended", "_body_given", "_entries", "_silent", "_told", "conversation")
+
+    def __init__(self, host: SessionHost, server: str, channel: str, opening: Opening) -> None:
+        super().__init__(host, server, channel, opening)
+        scope = opening.scope
+        self.conversation = HTTPConversation(scope["method"], scope["http_version"])
+        self._entries: list[Any] = []  # pieces of the body that the application has not taken
+        self._body_ended = opening.ended
+        self._body_given = self._told = self._asked = False
+        self._silent = False  # the client will send nothing more
+        if opening.items:
+            self._inflow = Inflow(opening.credit)
+            self._arrived(self._inflow.arrive(1, opening.items))
+
+    @property
+    def described(self) -> dict[str, Any]:
+        scope = self.scope
+        return {
+            "method": scope.get("method"),
+            "path": scope.get("path"),
+            "state": self.conversation.state,
+        }
+
+    # ---- from the server
+
+    def _arrived(self, entries: list[Any]) -> None:
+        self._entries += entries
+        if entries and entries[-1] is None:
+            self._body_ended = True
+
+    def cancelled(self, reason: str, code: int) -> None:
+        """CANCEL."""
+        if reason == SILENT:
+            self._silent = True
+            self._wake()
+            if self.conversation.state is not DONE:
+                self._watch_departed()
+            return
+        self._silent = True
+        self._depart()
+        if self.conversation.state is DONE:
+            return  # one that has answered may go on for as long as it likes
+        if reason in _AT_ONCE:
+            self.stop()
+        else:
+            self._watch_departed()
+
+    def hand_off(self) -> bool:
+        """Tell the server to take this response elsewhere, if it can be taken up there; returns whether."""
+        headers = self.conversation.headers
+        if self.conversation.state not in (REQUEST, DONE) and any(
+            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+            for name, value in headers
+        ):
+            self._host.post(self.server, [HANDOFF, self.stream, self.epoch])
+            return True
+        return False
+
+    def _outstays(self) -> bool:
+        if self.conversation.state is DONE:
+            return False
+        log.warning(
+            "application did not end after its client left, cancelled it",
+            extra={**self.described, "limit": self._host.application_close_timeout},
+        )
+        return True
+
+    # ---- to the application
+
+    async def run(self) -> None:
+        """Call the application, and see to it that its session ends with it."""
+        self._started = True
+        error = ""
+        try:
+            await self._host.application(self.scope, self.receive, self.send)
+        except BaseException as raised:
+            error = self._application_raised(raised)
+        else:
+            if self.conversation.state is not DONE:
+                error = self._application_returned()
+        self._finish(error)
+
+    async def receive(self) -> Message:
+        """ASGI receive()."""
+        while True:
+            if self._entries:
+                return self._take_body()
+            if self._body_ended and not self._body_given:
+                self._body_given = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            if self._silent or self.conversation.state is DONE:
+                self._told = True
+                return {"type": "http.disconnect"}
+            if not self._asked:
+                self._ask_for_body()
+            await self._wait()
+
+    def _ask_for_body(self) -> None:
+        """Say that the application waits for the body: a client that expects 100 is told only now."""
+        self._asked = True
+        if self._inflow is None and not self._body_ended and not self._orphaned:
+            for name, value in self.scope["headers"]:
+                if name == b"expect" and value.lower() == b"100-continue":
+                    if self._items:
+                        self.flush()  # a response that has begun is what makes 100 needless
+                    self._host.post(self.server, [CREDIT, self.stream, self.epoch, 0, 0])
+
+    def _take_body(self) -> Message:
+        inflow = self._inflow
+        assert inflow is not None
+        pieces = [inflow.consume(entry) for entry in self._entries]
+        self._entries = []
+        if pieces[-1] is None:
+            pieces.pop()
+        self._body_given = self._body_ended
+        self._give_credit()
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return {"type": "http.request", "body": body, "more_body": not self._body_ended}
+
+    async def send(self, message: Message) -> None:
+        """
+        ASGI send(). Returns when the message is on its way and the client keeps up.
+
+        Raises:
+            ClientDisconnected: an OSError; nothing is sent any more.
+            UnexpectedMessage, InvalidMessage: nothing of the message is sent.
+        """
+        if self.departed or (self._told and self._silent):
+            raise ClientDisconnected("the client has left")
+        conversation = self.conversation
+        item = conversation.judged(message)
+        if item is None:
+            return
+        if conversation.state is DONE and self._wakeup is not None:
+            self._wakeup.wake()  # whoever waits in receive() is told http.disconnect
+        size = conversation.size
+        if size < _SMALL and self._credit > 0 and not self._pending:
+            # _put(), without the calls: nearly every message comes this way.
+            cost = item_cost(item)
+            self._credit -= cost
+            self._items.append(item)
+            self._items_size += cost
+            if self._items_size > _SMALL:
+                self.flush()
+            if not self._scheduled:
+                self._scheduled = True
+                self._host.flush_soon(self)
+            if item["type"] == "http.response.pathsend":
+                await self._file_sent()
+            return
+        self._say(item, size)
+        if self._pending:
+            await self._said()
+        if item["type"] == "http.response.pathsend":
+            await self._file_sent()
+
+    async def _file_sent(self) -> None:
+        """Wait until the server has sent a file: its application may be about to delete it."""
+        while not self.departed:
+            # Flushed and not: the file is the last item said so far, if nobody else sends meanwhile.
+            if not self._items and not self._pending and self._seen_below >= self._sent:
+                return
+            await self._wait()
+        raise ClientDisconnected("the client has left")
+
+    # ---- endings
+
+    def _application_raised(self, error: BaseException) -> str:
+        """Returns what END says."""
+        conversation = self.conversation
+        cancelled = isinstance(error, asyncio.CancelledError)
+        nobody_waits = self._silent or conversation.state is DONE
+        if not (
+            (nobody_waits and (cancelled or came_from_departure(error)))
+            or (cancelled and self._host.draining)
+        ):
+            log.error("application failed", exc_info=error, extra=self.described)
+        if conversation.state is DONE:
+            return ""
+        self._abandon()
+        return type(error).__name__
+
+    def _application_returned(self) -> str:
+        if not self._silent:
+            log.error("application ended without a complete response", extra=self.described)
+        self._abandon()
+        return UNFINISHED
+
+    def _abandon(self) -> None:
+        """Tell tasks that the application has left behind."""
+        self.conversation.state = ABANDONED
+        self._silent = True
+        self._wake()
+
+
+# Reasons for which a server does not wait for the application at all.
+_AT_ONCE = (TIMEOUT, GAP)
