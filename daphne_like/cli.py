@@ -1,5 +1,13 @@
 """
-The command line: `daphne-like APPLICATION [options]` and `daphne-like settings`.
+The command line: `daphne-like APPLICATION`, `daphne-like worker APPLICATION` and `daphne-like settings`.
+
+`worker` and `settings` are commands only as the first word. What the rest comes to:
+
+    APP                  one process
+    APP --layer URL      one process; the layer is what CHANNEL_LAYERS gets
+    APP --workers N      a server and N workers of its own, and any others that join its layer
+    --layer URL          a server without an application: a relay for the workers that join
+    worker APP --layer   such a worker
 
 Flags, their arguments and their help come from `settings.options()`; nothing about an option is said
 here. Daphne's spellings hold: `--websocket_timeout` and `--websocket-timeout` are one flag, and so for
@@ -41,26 +49,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["settings"]:
         return reporting(lambda: _print_settings(words[1:]))
+    if words[:1] == ["worker"]:
+        return reporting(lambda: _work(words[1:]))
     return reporting(lambda: _serve(words))
 
 
 def _serve(words: list[str]) -> int:
     # What --help does not need is imported once it is needed: Twisted alone takes 0.2 s.
     found = _read(words, _parser())
-    if found.application is None:
+    settings = found.settings
+    if found.application is not None:
+        _check_application(found.application)
+    elif settings.workers or settings.reload:
         raise ConfigurationError(
-            "name the application, such as site.asgi:application (--help shows the options)"
+            f"{'--workers' if settings.workers else '--reload'}: name the application that workers run"
         )
-    from .importing import check_import_string
-
-    check_import_string(found.application)
-    if found.settings.reload:
-        from . import reload
-
-        return reload.supervise(found.settings, found.application)
+    elif settings.layer is None:
+        raise ConfigurationError(
+            "name the application, such as site.asgi:application (--help shows the options); "
+            "without one, --layer says where workers join"
+        )
     from . import run
 
-    return run.run(found.settings, found.application)
+    return run.run(settings, found.application)
+
+
+def _work(words: list[str]) -> int:
+    parser = _parser(
+        usage=f"{PROGRAM} worker APPLICATION --layer URL [options]",
+        description="Run the ASGI application that APPLICATION names for the server at that layer.",
+    )
+    found = _read(words, parser)
+    if found.application is None:
+        raise ConfigurationError("name the application, such as site.asgi:application")
+    if found.settings.layer is None:
+        raise ConfigurationError("--layer: name the layer of the server, such as ipc:/run/site.sock")
+    _check_application(found.application)
+    from . import worker_process
+
+    return worker_process.run(found.settings, found.application)
+
+
+def _check_application(application: str) -> None:
+    from .importing import check_import_string
+
+    check_import_string(application)
 
 
 def _print_settings(words: list[str]) -> int:

@@ -28,12 +28,15 @@ __all__ = [
     "KIB",
     "MIB",
     "Option",
+    "check_channel_glob",
+    "check_channel_name",
     "check_field_name",
     "check_field_value",
     "check_log_format",
     "check_not_empty",
+    "check_path",
+    "check_restart_rule",
     "check_root_path",
-    "check_skipped_path",
     "check_trusted",
     "option",
     "options_of",
@@ -406,6 +409,24 @@ def check_not_empty(text: str) -> None:
         raise ValueError("it holds a NUL")
 
 
-def check_skipped_path(text: str) -> None:
+def check_path(text: str) -> None:
     if not text.startswith("/") or "?" in text:
         raise ValueError("it is a path, such as /healthz, without a query")
+
+
+def check_channel_name(text: str) -> None:
+    if not re.fullmatch(r"[a-zA-Z0-9._-]{1,99}", text):
+        raise ValueError("a channel's name is up to 99 letters, digits, '-', '_' and '.'")
+
+
+def check_channel_glob(text: str) -> None:
+    if not re.fullmatch(r"[a-zA-Z0-9._*?\[\]!-]{1,99}", text):
+        raise ValueError("it is a channel's name, or a pattern such as 'websocket.*'")
+
+
+def check_restart_rule(text: str) -> None:
+    glob, equals, what = text.rpartition("=")
+    if what not in ("resume", "close"):
+        raise ValueError("it is resume or close, or a path's pattern with one of them: /chat/*=close")
+    if equals and not glob.startswith(("/", "*")):
+        raise ValueError("a path begins with '/': /chat/*=close")

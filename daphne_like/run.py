@@ -1,55 +1,83 @@
 """From the words of a command line to a server that runs: what `daphne-like APPLICATION` does."""
 
-import logging
 import os
-import sys
-import threading
 
 from daphne_like import logs
+from daphne_like.errors import LayerError, StartupFailed
 from daphne_like.importing import import_application
-from daphne_like.server import Server
+from daphne_like.layers.base import BaseChannelLayer
+from daphne_like.layers.loading import ENVIRONMENT, allow_memory, open_layer
+from daphne_like.reactor import collect_garbage_seldom, run_in_reactor
+from daphne_like.reporting import leave_threads_behind
+from daphne_like.server import Server, serve_until_told
 from daphne_like.settings import Settings
 
 __all__ = ["run"]
 
-log = logging.getLogger(logs.SERVER)
 
-
-def run(settings: Settings, application: str) -> int:
+def run(settings: Settings, application: str | None) -> int:
     """
-    Serve the application that the import string names, until told to stop; return the exit code.
+    Serve until told to stop; return the exit code.
+
+    Args:
+        application: import string; None for a relay, whose workers join by themselves.
 
     Raises:
         ConfigurationError, StartupFailed: for the command line to report.
     """
     logs.configure(settings)
+    if application is None or settings.workers or settings.reload:
+        from daphne_like import relayed
+
+        code = relayed.run(settings, application)
+    else:
+        code = _run_embedded(settings, application)
+    leave_threads_behind()
+    return code
+
+
+def _run_embedded(settings: Settings, application: str) -> int:
+    layer = None
+    if settings.layer is None:
+        allow_memory()  # this process is all there is
+    else:
+        layer = open_layer(settings.layer)
+        os.environ[ENVIRONMENT] = settings.layer  # by which the site's CHANNEL_LAYERS gets the same object
     found = import_application(application, factory=settings.factory, app_dir=settings.app_dir)
     logs.enable_loggers()
-    Server(found, settings).run()
-    _leave_threads_behind()
+    server = Server(found, settings)
+    if layer is None:
+        server.run()
+    else:
+        service = _ServerWithLayer(server, layer)
+        collect_garbage_seldom()
+        signals = {"SIGHUP": server.reload_certificate}
+        run_in_reactor(lambda: serve_until_told(service, settings, signals))
     return 0
 
 
-def _leave_threads_behind() -> None:
-    """End the process although threads run: Python would wait for a view that never returns."""
-    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    busy = [thread.name for thread in threads if not thread.daemon]
-    if busy and not _all_idle(threads):
-        log.warning("threads still run, leaving them behind", extra={"threads": ", ".join(busy)})
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+class _ServerWithLayer:
+    """A server with the application inside, and the layer by which others reach that application's channels."""
 
+    def __init__(self, server: Server, layer: BaseChannelLayer) -> None:
+        self._server = server
+        self._layer = layer
+        self.hurry = server.hurry
 
-def _all_idle(threads: list[threading.Thread]) -> bool:
-    """Whether every thread is a pool's that waits for work: those end as soon as Python asks them to."""
-    frames = sys._current_frames()
-    for thread in threads:
-        frame = frames.get(thread.ident or 0)
-        if frame is not None and not (
-            frame.f_code.co_name == "_worker"
-            and frame.f_globals.get("__name__") == "concurrent.futures.thread"
-        ):
-            return False
-    return True
+    async def start(self) -> None:
+        from daphne_like.layers.ipc import IPCChannelLayer  # needs what Windows lacks
+
+        if isinstance(self._layer, IPCChannelLayer):
+            try:
+                await self._layer.serve()
+            except LayerError as error:
+                raise StartupFailed(f"--layer: {error}") from error
+        try:
+            await self._server.start()
+        except BaseException:
+            await self._layer.close()
+            raise
+
+    async def stop(self) -> None:
+        await self._server.stop()
+        await self._layer.close()

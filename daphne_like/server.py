@@ -13,11 +13,11 @@ Stopping, within `graceful_timeout`:
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
 
 from daphne_like import logs
 from daphne_like.asgi.lifespan import Lifespan
@@ -28,16 +28,13 @@ from daphne_like.net.deadlines import Deadlines, resolution_for
 from daphne_like.net.factory import ServerFactory
 from daphne_like.net.listeners import Listeners
 from daphne_like.net.tls import TLSCertificate
-from daphne_like.reactor import current_reactor, run_in_reactor
+from daphne_like.reactor import collect_garbage_seldom, current_reactor, run_in_reactor
 from daphne_like.settings import Settings
-from daphne_like.typing import ASGIApplication
+from daphne_like.typing import ASGIApplication, Receive, Scope, Send
 
-__all__ = ["Server"]
+__all__ = ["Server", "Service", "serve_until_told"]
 
 log = logging.getLogger(logs.SERVER)
-
-# Objects that may be made before Python looks for cycles among the youngest; 700 by default.
-GC_THRESHOLD = 20_000
 
 # Goodbyes a second, when there is time: what a site that has just restarted can take in handshakes.
 GOODBYES_PER_SECOND = 500
@@ -46,6 +43,89 @@ GOODBYE_SHARE = 0.8
 # After the graceful time: for applications to notice that their clients are gone, and to end when cancelled.
 NOTICE_TIME = 1.0
 CANCEL_TIME = 2.0
+
+
+class Service(Protocol):
+    """Something that serve_until_told() starts and stops."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def hurry(self) -> None:
+        """End the graceful time of a stop() in course now."""
+
+
+async def serve_until_told(
+    service: Service, settings: Settings, signals: Mapping[str, Callable[[], None]]
+) -> None:
+    """
+    Start *service*, wait for SIGTERM or SIGINT, and stop it gracefully; at a second signal, at once.
+
+    Args:
+        signals: what else to do on which signal, such as SIGHUP. Those that the system lacks are passed over.
+    """
+    loop = asyncio.get_running_loop()
+    loop.set_debug(settings.verbosity >= 3)
+    told = asyncio.Event()
+
+    def stop_signal() -> None:
+        if told.is_set():
+            log.info("second signal, stopping at once")
+            service.hurry()
+        else:
+            log.info("stopping", extra={"graceful_timeout": settings.graceful_timeout})
+        told.set()
+
+    for name, handler in {"SIGTERM": stop_signal, "SIGINT": stop_signal, **signals}.items():
+        number = getattr(signal, name, None)
+        if number is None:
+            continue
+        try:
+            loop.add_signal_handler(number, handler)
+        except NotImplementedError:  # Windows
+
+            def call_in_loop(*_: object, handler: Callable[[], None] = handler) -> None:
+                loop.call_soon_threadsafe(handler)
+
+            signal.signal(number, call_in_loop)
+    starting = loop.create_task(service.start())
+    stopping = loop.create_task(told.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()  # told to stop while the application starts
+    with contextlib.suppress(asyncio.CancelledError):
+        await starting
+    if not starting.cancelled():
+        await stopping
+        await service.stop()
+
+
+class _Healthy:
+    """Answers GET and HEAD of one path itself; all else goes to the application."""
+
+    def __init__(self, application: ASGIApplication, path: str) -> None:
+        self._application = application
+        self._path = path
+        self.wants_departure = getattr(application, "wants_departure", False)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if (
+            scope["type"] == "http"
+            and scope["path"].removeprefix(scope["root_path"]) == self._path
+            and scope["method"] in ("GET", "HEAD")
+        ):
+            return self._answer(send)
+        return self._application(scope, receive, send)
+
+    async def _answer(self, send: Send) -> None:
+        headers = [
+            (b"content-type", b"text/plain"),
+            (b"content-length", b"3"),
+            (b"cache-control", b"no-store"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok\n"})
 
 
 class Server:
@@ -62,6 +142,8 @@ class Server:
 
     def __init__(self, application: ASGIApplication, settings: Settings | None = None) -> None:
         self.settings = settings = settings if settings is not None else Settings()
+        if settings.health_path is not None:
+            application = _Healthy(application, settings.health_path)
         self._lifespan = Lifespan(
             application, settings.lifespan, settings.startup_timeout, settings.shutdown_timeout
         )
@@ -88,49 +170,8 @@ class Server:
         Raises:
             StartupFailed, ConfigurationError: it could not start.
         """
-        # Half a thousand requests in flight make more young objects than Python's first threshold, and each
-        # collection looks at all of them for nothing. Sites that have set thresholds keep theirs.
-        if gc.get_threshold()[0] <= 2000:
-            gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
-        gc.freeze()  # the application's modules are here to stay
-        run_in_reactor(self._serve_until_told)
-
-    async def _serve_until_told(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_debug(self.settings.verbosity >= 3)
-        told = asyncio.Event()
-
-        def stop_signal() -> None:
-            if told.is_set():
-                log.info("second signal, stopping at once")
-                self.hurry()
-            else:
-                log.info("stopping", extra={"graceful_timeout": self.settings.graceful_timeout})
-            told.set()
-
-        handlers = {"SIGTERM": stop_signal, "SIGINT": stop_signal, "SIGHUP": self.reload_certificate}
-        for name, handler in handlers.items():
-            number = getattr(signal, name, None)
-            if number is None:
-                continue
-            try:
-                loop.add_signal_handler(number, handler)
-            except NotImplementedError:  # Windows
-
-                def call_in_loop(*_: object, handler: Callable[[], None] = handler) -> None:
-                    loop.call_soon_threadsafe(handler)
-
-                signal.signal(number, call_in_loop)
-        starting = loop.create_task(self.start())
-        stopping = loop.create_task(told.wait())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()  # told to stop while the application starts
-        with contextlib.suppress(asyncio.CancelledError):
-            await starting
-        if not starting.cancelled():
-            await stopping
-            await self.stop()
+        collect_garbage_seldom()
+        run_in_reactor(lambda: serve_until_told(self, self.settings, {"SIGHUP": self.reload_certificate}))
 
     async def start(self) -> None:
         """

@@ -125,6 +125,9 @@ def test_our_command_lines(line, expected, served):
 
 ARGUMENTS = {  # where "10", "x" or the last of the choices would not do
     "access_log_skip": ["/x"],
+    "health_path": ["/x"],
+    "limit_max_requests_jitter": ["10", "--limit-max-requests", "1000"],
+    "on_worker_restart": ["close"],
     "forwarded_allow_ips": ["::1"],
     "log_fmt": ["%(message)s"],
     "max_head_size": ["10k"],
@@ -141,10 +144,7 @@ ARGUMENTS = {  # where "10", "x" or the last of the choices would not do
 ARGUMENT_OF_KIND = {bool: [], int: ["10"], float: ["11"], str: ["x"]}
 
 
-# --reload would start a supervisor: test_reload_goes_to_the_supervisor.
-@pytest.mark.parametrize(
-    "option", [each for each in options() if each.name != "reload"], ids=lambda each: each.name
-)
+@pytest.mark.parametrize("option", options(), ids=lambda each: each.name)
 def test_each_flag_is_taken_with_dashes_and_with_underscores(option, served):
     words = [option.choices[-1]] if option.choices else ARGUMENT_OF_KIND[option.kind]
     words = ARGUMENTS.get(option.name, words)
@@ -170,18 +170,68 @@ def test_config_file(served, tmp_path):
     assert served == [(Settings(port=8003, verbosity=0), SITE)]
 
 
-def test_reload_goes_to_the_supervisor(served, monkeypatch):
-    supervised = []
-    monkeypatch.setattr("daphne_like.reload.supervise", lambda *given: supervised.append(given) or 0)
-    assert cli.main(["--reload", SITE]) == 0
-    assert supervised == [(Settings(reload=True), SITE)]
+def test_layer_without_an_application_is_a_relay(served):
+    assert cli.main(["--layer", "ipc:/run/s"]) == 0
+    assert served == [(Settings(layer="ipc:/run/s"), None)]
+
+
+@pytest.fixture
+def worked(monkeypatch):
+    """Stands in for daphne_like.worker_process, as `served` does for run."""
+    calls: list[tuple[Settings, str]] = []
+    process = ModuleType("daphne_like.worker_process")
+    process.run = lambda settings, application: calls.append((settings, application)) or 0
+    monkeypatch.setitem(sys.modules, "daphne_like.worker_process", process)
+    monkeypatch.setattr(daphne_like, "worker_process", process, raising=False)
+    return calls
+
+
+WORKERS = [
+    (f"worker {SITE} --layer ipc:/run/s", {}),
+    (f"worker --layer=ipc:/run/s {SITE} --only websocket.*", {"only": ("websocket.*",)}),
+    (f"worker {SITE} --layer ipc:/run/s --only a --only b", {"only": ("a", "b")}),
+    (
+        f"worker {SITE} --layer ipc:/run/s --channels thumbnails,emails",
+        {"channels": ("thumbnails", "emails")},
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), WORKERS)
+def test_worker_command(line, expected, worked, served):
+    assert cli.main(line.split()) == 0
+    assert worked == [(Settings(layer="ipc:/run/s", **expected), SITE)]
     assert served == []
+
+
+def test_worker_finds_the_layer_in_the_environment(worked, monkeypatch):
+    monkeypatch.setenv("DAPHNE_LIKE_LAYER", "ipc:/run/s")
+    assert cli.main(["worker", SITE]) == 0
+    assert worked == [(Settings(layer="ipc:/run/s"), SITE)]
+
+
+def test_commands_are_commands_only_as_the_first_word(served, worked, capsys):
+    assert cli.main(["--port", "80", "worker"]) == 2
+    assert "'worker' is no import string" in capsys.readouterr().err
+    assert cli.main([SITE, "settings"]) == 2
+    assert worked == served == []
 
 
 # -- wrong words ----------------------------------------------------------------------------------
 
 WRONG = [
     ("", "name the application"),
+    ("--workers 2", "--workers: name the application that workers run"),
+    ("--workers 2 --layer ipc:/run/s", "--workers: name the application that workers run"),
+    ("--reload --layer ipc:/run/s", "--reload: name the application that workers run"),
+    ("worker", "name the application"),
+    ("worker --layer ipc:/run/s", "name the application"),
+    (f"worker {SITE}", "--layer: name the layer of the server"),
+    ("worker site.asgi --layer ipc:/run/s", "'site.asgi' is no import string"),
+    (f"--workers many {SITE}", "--workers: 'many' is not a whole number"),
+    (f"--on-worker-restart sometimes {SITE}", "--on-worker-restart: 'sometimes': it is resume or close"),
+    (f"--only http/request {SITE}", "--only: 'http/request': it is a channel's name"),
+    (f"--channels a,b! {SITE}", "--channels: 'b!': a channel's name"),
     ("site.asgi", "'site.asgi' is no import string"),
     ("site/asgi.py:app", "names a file"),
     (f"{SITE} other:app", "unexpected 'other:app'"),

@@ -1,4 +1,4 @@
-"""daphne_like.reload: a change is served, no connection is refused meanwhile, and nothing is left behind."""
+"""--reload: a change is served, no connection is closed or refused for it, and nothing is left behind."""
 
 import contextlib
 import os
@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import unix_connect
 
-from daphne_like.errors import StartupFailed
-from daphne_like.reload import python_files, supervise
-from daphne_like.settings import Settings
+from daphne_like.reload import python_files
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 30.0
@@ -26,6 +25,12 @@ APPLICATION = """
 import os
 
 async def application(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": "VERSION: " + message["text"]})
+        return
     if scope["type"] != "http":
         raise NotImplementedError(scope["type"])
     if scope["path"] == "/stuck":
@@ -33,7 +38,7 @@ async def application(scope, receive, send):
         time.sleep(1000)
     headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"%s %%d" %% os.getpid()})
+    await send({"type": "http.response.body", "body": b"VERSION %d" % os.getpid()})
 """
 
 
@@ -73,7 +78,7 @@ class Site:
         self.write("first")
 
     def write(self, version: str) -> None:
-        self.source.write_text(APPLICATION % version)
+        self.source.write_text(APPLICATION.replace("VERSION", version))
 
     @contextlib.contextmanager
     def served(
@@ -82,6 +87,7 @@ class Site:
         sockets: tuple[str, ...] = (),
         application: str = NAME,
         pass_fds: tuple[int, ...] = (),
+        ready: str = "listening",
     ) -> Iterator[subprocess.Popen]:
         words = ["--reload", "--app-dir", str(self.source.parent), *(sockets or ("-u", str(self.socket)))]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("DAPHNE_LIKE_")}
@@ -99,7 +105,7 @@ class Site:
         )
         self.said = Output(process.stderr)
         try:
-            self.said.wait_for("watching for changes")  # said once the sockets are open
+            self.said.wait_for(ready)
             yield process
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -109,7 +115,7 @@ class Site:
 
     @contextlib.contextmanager
     def asked(self, path: str = "/") -> Iterator[socket.socket]:
-        """A connection that has sent a request, and may wait in the backlog until there is a child."""
+        """A connection that has sent a request, and may have to wait until there is a worker."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(DEADLINE)
             client.connect(str(self.socket))
@@ -117,7 +123,7 @@ class Site:
             yield client
 
     def get(self) -> list[str]:
-        """[version, pid of the child] that answers."""
+        """[version, pid of the worker] that answers."""
         with self.asked() as client:
             return self.answer(client)
 
@@ -198,25 +204,36 @@ def test_no_connection_is_refused_or_lost_during_reloads(site):
     assert {"first", "second"} <= set(answers)
 
 
-def test_broken_module_waits_for_its_mending_and_so_do_clients(site):
+def test_while_the_new_version_does_not_start_the_old_one_serves(site):
     with site.served() as parent:
         assert site.get()[0] == "first"
         site.source.write_text("import no_such_module\n")
-        site.said.wait_for("starts again after the next change")
-        assert "ModuleNotFoundError: No module named 'no_such_module'" in site.said.text
-        with site.asked() as client:
-            site.write("mended")
-            assert site.answer(client)[0] == "mended"
+        site.said.wait_for("the new workers do not start, the old ones go on serving")
+        site.said.wait_for("ModuleNotFoundError: No module named 'no_such_module'")
+        assert site.get()[0] == "first"
+        site.write("mended")
+        site.wait_for_version("mended")
         assert parent.poll() is None
+
+
+def test_websocket_stays_open(site):
+    with site.served(), unix_connect(str(site.socket), "ws://localhost/") as client:
+        client.send("a")
+        assert client.recv(DEADLINE) == "first: a"
+        site.write("second")
+        site.said.wait_for("worker ended")
+        client.send("b")
+        assert client.recv(DEADLINE) == "second: b"
 
 
 def test_module_broken_from_the_start(site):
     site.source.write_text("def application(:\n")
     with site.served() as parent:
         site.said.wait_for("starts again after the next change")
-        assert "SyntaxError" in site.said.text
-        site.write("mended")
-        assert site.wait_for_version("mended")
+        site.said.wait_for("SyntaxError")
+        with site.asked() as client:  # it waits for a worker
+            site.write("mended")
+            assert site.answer(client)[0] == "mended"
         assert parent.poll() is None
 
 
@@ -291,58 +308,34 @@ def test_child_does_not_outlive_a_killed_parent(site):
         child.wait()
 
 
-def test_hangup_without_a_terminal_goes_to_the_child(site):
-    """It asks for the certificates to be read again; neither process ends."""
+def test_hangup_without_a_terminal_is_a_reload(site):
+    """It asks for the certificates to be read again, too; neither process ends for it."""
     with site.served() as parent:
         _, first = site.get()
         parent.send_signal(signal.SIGHUP)
-        site.write("second")
-        _, second = site.wait_for_version("second")
+        site.said.wait_for("worker ended")
+        assert site.get()[1] != first
         assert parent.poll() is None
-        assert first != second
 
 
 # -- not starting ---------------------------------------------------------------------------------
 
 
 def test_wrong_words_at_the_first_start_end_the_parent(site):
-    with site.served(application="site_being_edited:aplication") as parent:
+    with site.served(application="site_being_edited:aplication", ready="watching for changes") as parent:
         assert parent.wait(DEADLINE) == 2
     said = site.said.end().splitlines()[-1]
     assert said.startswith("daphne-like: ")
     assert "no attribute 'aplication'; did you mean 'application'?" in said
 
 
-def test_address_in_use():
+def test_address_in_use(site):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(StartupFailed) as caught:
-            supervise(Settings(port=port, reload=True), "a:b")
-    assert str(caught.value) == f"cannot listen on 127.0.0.1:{port}: address in use"
-
-
-def test_descriptor_that_is_no_socket(tmp_path):
-    with (tmp_path / "file").open("w") as file:
-        with pytest.raises(StartupFailed, match=f"^--fd {file.fileno()}: "):
-            supervise(Settings(file_descriptor=(file.fileno(),), reload=True), "a:b")
-
-
-def test_socket_file_that_is_served_is_not_taken_over(tmp_path):
-    path = str(tmp_path / "s")
-    with socket.socket(socket.AF_UNIX) as taken:
-        taken.bind(path)
-        taken.listen()
-        with pytest.raises(StartupFailed, match="address in use"):
-            supervise(Settings(unix_socket=(path,), reload=True), "a:b")
-        assert os.path.exists(path)
-
-
-def test_file_that_is_no_socket_is_not_removed(tmp_path):
-    path = tmp_path / "precious"
-    path.write_text("data")
-    with pytest.raises(StartupFailed, match="a file that is no socket is in the way"):
-        supervise(Settings(unix_socket=(str(path),), reload=True), "a:b")
-    assert path.read_text() == "data"
+        with site.served(sockets=("-p", str(port)), ready="watching for changes") as parent:
+            assert parent.wait(DEADLINE) == 3
+        last = site.said.end().splitlines()[-1]
+    assert last == f"daphne-like: cannot listen on 127.0.0.1:{port}: address in use"
 
 
 # -- watching -------------------------------------------------------------------------------------

@@ -109,6 +109,16 @@ def test_sockets_named(given, named):
     assert Settings(**given).sockets_named is named
 
 
+def test_restart_rules_are_pairs_in_their_order():
+    given = ["/chat/*=close", "*.ws=resume", "close", "/late=resume"]
+    assert Settings(on_worker_restart=given).restart_rules == (
+        ("/chat/*", "close"),
+        ("*.ws", "resume"),
+        ("*", "close"),
+        ("/late", "resume"),
+    )
+
+
 ACCESS_LOGS = [
     ({}, "-"),
     ({"verbosity": 0}, ""),
@@ -157,6 +167,14 @@ PARSED = [  # field, text -> value
     ("server_name", "Apache/2.4 (my own)", "Apache/2.4 (my own)"),
     ("root_path", "/app/v1", "/app/v1"),
     ("access_log_skip", "/healthz,/readyz", ("/healthz", "/readyz")),
+    ("workers", "4", 4),
+    ("workers_max_rss", "400m", 400 * MIB),
+    ("worker_stuck_timeout", "0", 0),
+    ("only", "websocket.*,http.request", ("websocket.*", "http.request")),
+    ("channels", "thumbnails, emails", ("thumbnails", "emails")),
+    ("on_worker_restart", "/chat/*=close,resume", ("/chat/*=close", "resume")),
+    ("layer", "ipc:/run/site.sock?mode=660", "ipc:/run/site.sock?mode=660"),
+    ("health_path", "/healthz", "/healthz"),
     ("endpoint", r"tcp:8000:interface=\:\:1", (r"tcp:8000:interface=\:\:1",)),
 ]
 
@@ -224,6 +242,16 @@ REFUSED = [  # field, text, a part of what is said
     ("log_fmt", "no field", "format"),
     ("access_log_skip", "healthz", "a path"),
     ("access_log_skip", "/healthz?full", "without a query"),
+    ("layer", "", "empty"),
+    ("workers", "-1", "0 or more"),
+    ("worker_sessions", "0", "1 or more"),
+    ("queue_timeout", "-1", "above 0"),
+    ("health_path", "healthz", "a path"),
+    ("channels", "thumbnails!", "a channel's name"),
+    ("channels", "x" * 100, "99 letters"),
+    ("only", "websocket *", "a channel's name"),
+    ("on_worker_restart", "restart", "resume or close"),
+    ("on_worker_restart", "chat=close", "begins with '/'"),
     ("certificate", "", "empty"),
 ]
 
@@ -278,6 +306,10 @@ def test_construction_keeps_the_type_of_the_field():
     [
         ({"private_key": "key.pem"}, "--private-key key.pem: needs --certificate"),
         ({"proxy_headers_host": "X-Real-IP"}, "--proxy-headers-host X-Real-IP: needs --proxy-headers"),
+        (
+            {"limit_max_requests_jitter": 5},
+            "--limit-max-requests-jitter 5: needs --limit-max-requests",
+        ),
         ({"proxy_headers_port": "X-Port"}, "--proxy-headers-port X-Port: needs --proxy-headers"),
     ],
 )

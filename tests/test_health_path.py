@@ -1,0 +1,45 @@
+"""--health-path: the server itself answers, and the application has no part in it."""
+
+import pytest
+
+from tests.net.real import connect, echo_scope, read_all, served
+
+
+async def test_it_is_answered_without_the_application():
+    async def application(scope, receive, send):
+        raise AssertionError(scope["type"])
+
+    async with served(application, health_path="/healthz", lifespan="off") as server:
+        async with connect(server) as (reader, writer):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            data, _ = await read_all(reader)
+    assert data.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\ncache-control: no-store\r\n" in data
+    assert data.endswith(b"\r\n\r\nok\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "settings"),
+    [
+        (b"POST /healthz", {}),
+        (b"GET /healthz/more", {}),
+        (b"GET /app/healthz", {}),
+        (b"GET /healthz", {"health_path": None}),
+    ],
+)
+async def test_whatever_else_is_the_applications(line, settings):
+    async with served(echo_scope, **{"health_path": "/healthz", **settings}) as server:
+        async with connect(server) as (reader, writer):
+            writer.write(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            data, _ = await read_all(reader)
+    assert not data.endswith(b"ok\n")
+
+
+async def test_it_is_below_the_root_path_or_beside_it():
+    async with served(echo_scope, health_path="/healthz", root_path="/app") as server:
+        for target in (b"/healthz", b"/app/healthz"):
+            async with connect(server) as (reader, writer):
+                writer.write(b"HEAD " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                data, _ = await read_all(reader)
+                assert b"\r\ncontent-length: 3\r\n" in data
+                assert data.endswith(b"\r\n\r\n")
