@@ -5,6 +5,8 @@ The application that every server of `scripts/bench` serves: plain ASGI 3, no fr
     POST /echo    the body, sent back whole    (the body is read to its end first)
     GET  /chunks  100 body messages of 1 KiB   (no Content-Length, so the server chunks)
     GET  /large   1 MiB in one body message
+    GET  /gigabyte  2^30 bytes, 64 KiB at a time
+    POST /count   the body is read and thrown away; its length comes back
     WebSocket     every text or binary message is sent back
 
 It costs next to nothing, so that what is measured is the server. Nothing here imports another file: the
@@ -24,6 +26,8 @@ HELLO = b"Hello, world!"
 CHUNK = b"c" * 1024
 CHUNKS = 100
 LARGE = b"L" * 1024 * 1024
+PIECE = b"G" * 65536
+GIGABYTE = 1 << 30
 
 CONTENT_TYPE = (b"content-type", b"text/plain")
 
@@ -77,6 +81,29 @@ async def large(receive: Receive, send: Send) -> None:
     await send(LARGE_BODY.copy())
 
 
+async def gigabyte(receive: Receive, send: Send) -> None:
+    headers = [CONTENT_TYPE, (b"content-length", b"%d" % GIGABYTE)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for number in range(1, GIGABYTE // len(PIECE) + 1):
+        more = number * len(PIECE) < GIGABYTE
+        await send({"type": "http.response.body", "body": PIECE, "more_body": more})
+
+
+async def count(receive: Receive, send: Send) -> None:
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    body = b"%d" % size
+    headers = [CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def not_found(receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
@@ -106,7 +133,14 @@ async def lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-ROUTES = {"/": hello, "/echo": echo, "/chunks": chunks, "/large": large}
+ROUTES = {
+    "/": hello,
+    "/echo": echo,
+    "/chunks": chunks,
+    "/large": large,
+    "/gigabyte": gigabyte,
+    "/count": count,
+}
 
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:

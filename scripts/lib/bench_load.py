@@ -138,11 +138,13 @@ def children_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def websocket_echo(port: int, payload: bytes, wire_size: int, seconds: float) -> Load:
+def websocket_echo(
+    port: int, payload: bytes, wire_size: int, seconds: float, sockets: int = CONNECTIONS
+) -> Load:
     """One text message in flight on each of the connections."""
     connections = []
     try:
-        for _ in range(CONNECTIONS):
+        for _ in range(sockets):
             connection = bench_client.Connection(port)
             connections.append(connection)
             connection.open_websocket()

@@ -107,7 +107,7 @@ def with_cprofile(row: Row, server: Server, core: int, seconds: int, top: int) -
         output = Path(folder, "profile")
         python = (sys.executable, "-m", "cProfile", "-o", str(output))
         # uvicorn ends by SIGTERM's default action, before any profile is written; SIGINT unwinds everywhere.
-        with bench_servers.running(server, core, python, signal.SIGINT) as started:
+        with bench_servers.running(server, core, python=python, stop_signal=signal.SIGINT) as started:
             sample = measure_load(row, started, seconds, 0)
         if not output.exists():
             raise CannotRun(f"{server.name} ended without writing a profile; use --with py-spy")

@@ -174,12 +174,12 @@ class RunningServer:
 @contextlib.contextmanager
 def running(
     server: Server,
-    core: int,
+    *cores: int,
     python: tuple[str, ...] = (sys.executable,),
     stop_signal: signal.Signals = signal.SIGTERM,
 ) -> Iterator[RunningServer]:
     """
-    Start *server* pinned to *core*, wait until it accepts connections, stop it afterwards.
+    Start *server* pinned to *cores*, wait until it accepts connections, stop it afterwards.
 
     Args:
         python: the interpreter and its own options; `scripts/bench profile` puts cProfile here.
@@ -203,7 +203,7 @@ def running(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 # This process has one thread, and forks with nothing held.
-                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+                preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
         started = RunningServer(server, port, process, log)
         try:
