@@ -5,8 +5,8 @@ Each connection is one member, an End for the hub as the host's own is. The hub 
 hosts it (see ipc.py) and is used under that object's lock, from the broker's event loop and from whichever
 threads the host sends in.
 
-What one read brings is handled in one go, answers to it leave in one write with everything else that the same
-turn of the event loop has for that member.
+What one read brings is handled in one go; answers to it leave at the end of the turn of the event loop, with
+everything else that this has for the same member: in one write, or in a few if it is much.
 
 Who may join is decided by the socket file's mode, 0600 unless told otherwise, and once more by the peer's
 credentials, where the mode gives nothing to others: the same user, or root.
@@ -24,6 +24,7 @@ import asyncio
 import logging
 import os
 import threading
+from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -48,6 +49,10 @@ from .hub import Hub
 __all__ = ["Broker"]
 
 log = logging.getLogger("daphne_like.layers")
+
+# Pieces of frames (a frame has two) that are written before the end of the turn, so that the member has
+# something to do meanwhile: else the two processes would take turns, each idle while the other works.
+EAGER = 16
 
 # Octets waiting for one member.
 HIGH_WATER = 16 * 1024 * 1024
@@ -89,7 +94,6 @@ class Broker:
             LayerUnavailable: the path cannot be bound.
         """
         self.loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         self._file = socket_file.bind(self.path, self.mode)
         if self._file is None:
             return False
@@ -119,6 +123,8 @@ class Broker:
 
     def abandon(self) -> None:
         """In the child of a fork: let go of the parent's sockets, or its members would not see it die."""
+        if self._server is None or self.loop.is_closed():
+            return
         if self._file is not None:
             socket_file.let_go(self._file.socket.fileno())
         for connection in self._connections:
@@ -164,7 +170,7 @@ class Broker:
     def flush_soon(self, connection: "MemberConnection") -> None:
         """*connection* has something to write at the end of this turn. Under the lock."""
         if not self._dirty:
-            if threading.get_ident() == self._thread:
+            if running_loop() is self.loop:
                 self.loop.call_soon(self._flush)
             else:
                 self.loop.call_soon_threadsafe(self._flush)
@@ -282,6 +288,12 @@ class MemberConnection(asyncio.Protocol):
             self.transport.resume_reading()
         log.info("member reads again", extra={"member": self.name, "dropped": self._dropped})
 
+    def eof_received(self) -> None:
+        """It takes its leave: what was delivered still reaches it, what comes later waits for its return."""
+        with self._broker.lock:
+            self.leave()
+        self.flush()
+
     def connection_lost(self, error: Exception | None) -> None:
         with self._broker.lock:
             self.leave()
@@ -296,14 +308,13 @@ class MemberConnection(asyncio.Protocol):
             self._hub.leave(self)
             log.debug("member left", extra={"member": self.name, "pid": self.pid, "dropped": self._dropped})
         self.name = ""
-        self._out.clear()
 
     def refuse(self, reason: str) -> None:
         """Something is wrong with this peer: say so, to it and to the log, and end the connection."""
         log.warning("ipc connection closed", extra={"member": self.name, "pid": self.pid, "reason": reason})
-        self.flush()
         with self._broker.lock:
             self.leave()
+        self.flush()
         text = reason.encode()
         self.transport.write(encode(Op.REFUSED, (MAGIC, VERSION, os.getpid()), b"", len(text)) + text)
         self.transport.close()
@@ -322,6 +333,8 @@ class MemberConnection(asyncio.Protocol):
         self._out.append(head)
         if payload:
             self._out.append(payload)
+            if len(self._out) >= EAGER and running_loop() is self._broker.loop:
+                self.flush()
 
     # -- what the hub delivers ---------------------------------------------------------------------
 

@@ -57,7 +57,9 @@ class ForeignLayer(BaseChannelLayer):
 
     async def new_channel(self, prefix: str = "specific") -> str:
         with translated():
-            name: str = await self.layer.new_channel(prefix)
+            # Theirs have defaults of their own, such as "specific.".
+            made = self.layer.new_channel() if prefix == "specific" else self.layer.new_channel(prefix)
+            name: str = await made
             return name
 
     async def group_add(self, group: str, channel: str) -> None:

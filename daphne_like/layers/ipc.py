@@ -221,9 +221,8 @@ class IPCChannelLayer(BaseChannelLayer):
                 self._mailbox.expire()
 
     def _renew_link(self) -> None:
-        """Its event loop was closed without it: whatever it was doing ends nowhere."""
+        """Its event loop was closed without it: the broker drops the old connection when the new one comes."""
         if self._link.loop is not None:
-            self._link.abandon()
             self._make_link()
 
     def _start(self) -> None:

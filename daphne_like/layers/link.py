@@ -1,8 +1,8 @@
 """
 A member's way to the broker: one connection over a Unix socket, made again whenever it is lost.
 
-A link lives on one event loop; `tell()` alone may be called from other threads. What a turn of the loop says
-leaves in one write at its end.
+A link lives on one event loop; what is not answered may be said from other threads. What a turn of the loop
+says leaves in one write at its end, or in a few if it is much.
 
 When the broker goes away, whoever awaits an answer gets LayerUnavailable, as nobody knows what it had done. The
 link tries again, with back-off and jitter, until it is stopped. Requests made meanwhile wait for ready(), which
@@ -29,6 +29,9 @@ from .member import End
 __all__ = ["Link", "LinkUser"]
 
 log = logging.getLogger("daphne_like.layers")
+
+# Pieces of frames that are written before the end of the turn, as the broker does.
+EAGER = 16
 
 # Seconds: between attempts, each half to whole of twice the one before; for a broker to say WELCOME; for it to
 # take leave of us.
@@ -116,7 +119,8 @@ class Link:
 
     def abandon(self) -> None:
         """In the child of a fork: let go of the parent's connection without a word."""
-        if self._connection is not None:
+        # A closed loop has closed its sockets, and the number may be another's.
+        if self._connection is not None and self.loop is not None and not self.loop.is_closed():
             socket_file.let_go(self._connection.descriptor)
 
     async def ready(self) -> None:
@@ -260,8 +264,9 @@ class Link:
             self.user.lost()
 
     def _settle(self) -> None:
-        self._settled = True
-        self._wake_waiting()
+        if self.connected:
+            self._settled = True
+            self._wake_waiting()
 
     def _wake_waiting(self) -> None:
         for waiter in self._waiting:
@@ -328,6 +333,8 @@ class _Connection(asyncio.Protocol):
         self._out.append(head)
         if payload:
             self._out.append(payload)
+            if len(self._out) >= EAGER:
+                self.flush()
 
     def expect(self, answer: "asyncio.Future[bool] | None") -> None:
         """One more acknowledgement."""

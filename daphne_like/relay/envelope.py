@@ -283,6 +283,7 @@ _SCOPE_KEYS = frozenset(
     (
         "asgi",
         "client",
+        "extensions",
         "headers",
         "http_version",
         "method",
@@ -305,8 +306,13 @@ def crossing_scope(scope: Any) -> dict[str, Any]:
 
     "state" belongs to the worker's own lifespan. Of what others have put there, only plain values cross.
     """
-    crossing = {key: value for key, value in scope.items() if key in _SCOPE_KEYS or type(value) in _PLAIN}
-    extensions = scope.get("extensions")
-    if extensions is not None:
+    crossing = dict(scope)
+    crossing.pop("state", None)
+    if not _SCOPE_KEYS.issuperset(crossing):
+        for key in crossing.keys() - _SCOPE_KEYS:
+            if type(crossing[key]) not in _PLAIN:
+                del crossing[key]
+    extensions = crossing.get("extensions")
+    if extensions is not None and not _EXTENSIONS.issuperset(extensions):
         crossing["extensions"] = {key: extensions[key] for key in extensions if key in _EXTENSIONS}
     return crossing

@@ -21,7 +21,6 @@ from typing import Any
 
 from daphne_like import logs
 from daphne_like.errors import ChannelFull, LayerUnavailable
-from daphne_like.layers.base import BaseChannelLayer
 from daphne_like.layers.foreign import ForeignLayer
 from daphne_like.layers.port import Envelope, Port, PortUser
 from daphne_like.relay.envelope import BOUND, EVENTS, item_cost
@@ -49,12 +48,13 @@ def port_of(layer_or_port: Any) -> Port:
     if hasattr(layer_or_port, "offer"):
         port: Port = layer_or_port
         return port
-    if not isinstance(layer_or_port, BaseChannelLayer):
-        return ForeignPort(ForeignLayer(layer_or_port))
-    try:
-        return layer_or_port.port()
-    except NotImplementedError:
-        return ForeignPort(layer_or_port)
+    if callable(getattr(layer_or_port, "port", None)):
+        try:
+            made: Port = layer_or_port.port()
+        except NotImplementedError:
+            return ForeignPort(layer_or_port)
+        return made
+    return ForeignPort(ForeignLayer(layer_or_port))
 
 
 class ForeignPort:

@@ -37,6 +37,7 @@ class HTTPLease(Lease):
     _trailers = False
     whole = False
     _kept_octets = 0
+    _head: Any = None  # the response's, until it has been looked at
     _events: EventStream | None = None
     _handoff_wanted = False
     _awaits_head = False  # a later epoch's, of an event stream
@@ -139,6 +140,7 @@ class HTTPLease(Lease):
     # ---- event streams
 
     def receive_handoff(self) -> None:
+        self._look_at_head()
         if self.state is HELD and self._events is not None and not self.client_lost:
             if self._events.resumable:
                 self._release()
@@ -172,6 +174,7 @@ class HTTPLease(Lease):
 
     def _can_resume(self) -> bool:
         """Whether what the client gets, `entries` included, ends where another response can go on."""
+        self._look_at_head()
         if self._events is None or self._kept is None:
             return False
         entries = list(self.entries)
@@ -223,31 +226,41 @@ class HTTPLease(Lease):
             self.keeper.post(self.worker, [CREDIT, self.stream, self.epoch, 0, self.inflow.taken])
 
     def deliver(self, entry: Any) -> Item:
-        if type(entry) is _Ready:
+        if type(entry) is dict:
+            message = entry
+        elif type(entry) is _Ready:
             return entry.message
-        message = super().deliver(entry)
-        if self._another_head:
+        else:
+            message = super().deliver(entry)
+        if message is None or self._another_head:
             return None
-        if message is not None:
-            kind = message["type"]
-            if kind == "http.response.body":
-                last = not message.get("more_body") and not self._trailers
-                if last:
-                    self.whole = True
-                if self._events is not None:
-                    return self._deliver_events(self._events, message, last)
-            elif kind == "http.response.start":
-                if self._awaits_head:
-                    self._judge_head(message)
-                    return None
-                self.begun = True
-                self._trailers = bool(message.get("trailers"))
-                self._events = EventStream.of(self.scope["method"], message)
-            elif kind == "http.response.trailers":
-                self.whole = not message.get("more_trailers")
-            elif kind == "http.response.pathsend":
-                self.whole = not self._trailers
+        kind = message["type"]
+        if kind == "http.response.body":
+            last = not message.get("more_body") and not self._trailers
+            if last:
+                self.whole = True
+            elif self._head is not None:
+                self._look_at_head()
+            if self._events is not None:
+                return self._deliver_events(self._events, message, last)
+        elif kind == "http.response.start":
+            if self._awaits_head:
+                self._judge_head(message)
+                return None
+            self.begun = True
+            self._head = message
+            self._trailers = bool(message.get("trailers"))
+        elif kind == "http.response.trailers":
+            self.whole = not message.get("more_trailers")
+        elif kind == "http.response.pathsend":
+            self.whole = not self._trailers
         return message
+
+    def _look_at_head(self) -> None:
+        """Find out whether it is an event stream. A response in one piece never needs to know."""
+        if self._head is not None:
+            self._events = EventStream.of(self.scope["method"], self._head)
+            self._head = None
 
     def _deliver_events(self, events: EventStream, message: Item, last: bool) -> Item:
         body = events.pass_on(message.get("body", b""), last)

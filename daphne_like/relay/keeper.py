@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from daphne_like.layers.port import Envelope
+from daphne_like.relay.envelope import WINDOW
 
 __all__ = [
     "BROKEN",
@@ -56,6 +57,7 @@ class Terms:
         close_timeout: how long the relay, when it stops, waits for applications to end.
         keepalive: on layers that may lose envelopes: how often both sides compare what was sent.
         claim_timeout: on layers that do not tell who has taken an offer: when it counts as lost.
+        window: octets of credit that a stream begins with, each way.
         max_runs: how often one request is given to a worker: one that ends each of them has to end here.
     """
 
@@ -68,6 +70,7 @@ class Terms:
     keepalive: float = 2.0
     claim_timeout: float = 2.0
     max_runs: int = 2
+    window: int = WINDOW
 
 
 @dataclass(slots=True)

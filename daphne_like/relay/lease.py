@@ -106,8 +106,9 @@ class Lease:
         self.keeper = keeper
         self.stream = stream
         self.scope = scope
-        self.inflow = self._consuming = Inflow()
-        self.outflow = Outflow()
+        window = keeper.terms.window
+        self.inflow = self._consuming = Inflow(window)
+        self.outflow = Outflow(window)
         self.entries: deque[Any] = deque()
         self._unsent: deque[Item] = deque()
 
@@ -143,15 +144,16 @@ class Lease:
         self.deadline = self._give_up_at
         if not keeper.knows_claims:
             self.deadline = min(self.deadline, keeper.time() + keeper.terms.claim_timeout)
+        window = keeper.terms.window
         keeper.offer(
-            self, build_opening(self.stream, self.epoch, self.scope, items, ended, self.resume), limit
+            self, build_opening(self.stream, self.epoch, self.scope, items, ended, self.resume, window), limit
         )
 
     def _first_items(self) -> tuple[list[Item], bool]:
         """What goes with the opening, and whether that is all of a request's body."""
         items: list[Item] = []
         unsent = self._unsent
-        room = MAX_ITEM
+        room = min(MAX_ITEM, self.keeper.terms.window)
         while unsent:
             item = unsent[0]
             if item is None:
@@ -219,8 +221,8 @@ class Lease:
         self.state = OPENING
         self.worker = ""
         self.resume = reason
-        self.inflow = Inflow()
-        self.outflow = Outflow()
+        self.inflow = Inflow(keeper.terms.window)
+        self.outflow = Outflow(keeper.terms.window)
         self.entries.append(self.inflow)
         self._wake()  # whoever delivers has to pass that
         self._rewind()
@@ -359,10 +361,19 @@ class Lease:
         """Whether more may be asked of the client. What it has left behind when it went is bounded anyway."""
         if self.state is HELD:
             return self.client_lost or (self.outflow.credit > 0 and not self._unsent)
-        return self.state is OPENING and self.epoch == 1 and self._unsent_cost < FEED_AHEAD
+        return (
+            self.state is OPENING
+            and self.epoch == 1
+            and self._unsent_cost < min(FEED_AHEAD, self.keeper.terms.window)
+        )
 
     def _feed(self, items: list[Item]) -> None:
         """Send *items*, or keep them until that is possible."""
+        outflow = self.outflow
+        if len(items) == 1 and self.state is HELD and outflow.credit > 0 and not self._unsent:
+            self._sent(items[0], outflow.spend(items[0]))
+            self._post_events(items)
+            return
         self._unsent.extend(items)
         if self.state is HELD:
             self._pump()
@@ -450,10 +461,10 @@ class Lease:
 
     def abandon(self, reason: str = TIMEOUT) -> None:
         """The server gives the stream up: its host has cancelled it, or refused what the application said."""
-        self._withdraw()
         if self.state is not ENDED:
+            self._withdraw()
             self._cancel(reason)
-        self._finish(BROKEN)
+            self._finish(BROKEN)
 
     def _cancel(self, reason: str, code: int = ABNORMAL_CLOSURE) -> None:
         if self.worker:

@@ -96,6 +96,9 @@ async def relay_request(lease: HTTPLease, scope: Scope, receive: Receive, send: 
                 await _answer(lease, send)
             elif departure is not None and not lease.whole:
                 raise RelayError(_REASON[lease.verdict])
+    except asyncio.CancelledError:
+        lease.abandon()  # the host waits no longer: neither does the worker
+        raise
     finally:
         if not lease.is_over:
             lease.abandon()
@@ -191,6 +194,9 @@ async def relay_websocket(lease: WebSocketLease, scope: Scope, receive: Receive,
             if code == 1000 and not lease.entered:
                 code = 1011  # of a later epoch, whose application did not even accept
             await _close(lease, scope, send, code)
+    except asyncio.CancelledError:
+        lease.abandon()  # the host waits no longer: neither does the worker
+        raise
     finally:
         if not lease.is_over:
             lease.abandon()

@@ -30,6 +30,7 @@ from daphne_like.relay.envelope import (
     CREDIT,
     END,
     EVENTS,
+    KEEPALIVE,
     LOST,
     MAX_ITEM,
     Item,
@@ -101,6 +102,7 @@ class Session:
     __slots__ = (
         "_credit",
         "_error",
+        "_granted",
         "_host",
         "_inflow",
         "_items",
@@ -140,7 +142,7 @@ class Session:
         self._started = False  # the task has had its first turn
         self._orphaned = False  # nobody is there who would read what we post
         self._credit = self._window = opening.credit
-        self._sent = 0
+        self._sent = self._granted = 0
         self._items: list[Item] = []  # said in this turn
         self._items_size = 0
         self._pending: deque[tuple[Item, int]] | None = None  # said, and waiting for credit; with their sizes
@@ -175,6 +177,7 @@ class Session:
     def credit_received(self, octets: int, taken: int) -> None:
         """CREDIT."""
         self._credit += octets
+        self._granted += octets
         self._seen_below = max(self._seen_below, taken)
         pending = self._pending
         while pending and self._credit > 0:
@@ -182,6 +185,16 @@ class Session:
         if not pending and self._error is not None:
             self._end(self._error)
         self._wake()
+
+    def keepalive_received(self, sent: int, granted: int) -> None:
+        """KEEPALIVE: what must have come by now; answered with what has been sent."""
+        inflow = self._inflow
+        if sent != (inflow.arrived if inflow is not None else 0) or granted != self._granted:
+            self.break_off(SequenceGap(f"{sent} items were sent"))
+            return
+        self.flush()
+        given = inflow.granted if inflow is not None else 0
+        self._host.post(self.server, [KEEPALIVE, self.stream, self.epoch, self._sent, given])
 
     def cancelled(self, reason: str, code: int) -> None:
         """CANCEL."""

@@ -27,7 +27,6 @@ from daphne_like import logs
 from daphne_like.asgi.stream import NEVER, Wakeup
 from daphne_like.errors import ConfigurationError, RelayError
 from daphne_like.layers.port import Envelope
-from daphne_like.relay.application import port_of
 from daphne_like.relay.channel_runner import ChannelRunner
 from daphne_like.relay.envelope import (
     BOUND,
@@ -40,6 +39,7 @@ from daphne_like.relay.envelope import (
     WEBSOCKET_CHANNEL,
     read_opening,
 )
+from daphne_like.relay.foreign_port import port_of
 from daphne_like.relay.http_session import HTTPSession
 from daphne_like.relay.session import Session
 from daphne_like.relay.websocket_session import WebSocketSession
@@ -307,12 +307,15 @@ class Worker:
         if streams is None:
             if self._nothing_follows is not None and sender == self._port.address:
                 self._answered()
-            return  # all of them have ended
+                return
+            streams = {}  # all of them have ended
         for envelope in batch:
             try:
                 kind = envelope[0]
                 session = streams.get(envelope[1]) if len(envelope) > 2 else None
                 if session is None or session.epoch != envelope[2]:
+                    if kind == KEEPALIVE and len(envelope) > 2:
+                        self.post(sender, [END, envelope[1], envelope[2], -1, 0, "unknown"])
                     continue
                 if kind == EVENTS:
                     session.events_received(envelope[3], envelope[4], envelope[5])
@@ -320,6 +323,8 @@ class Worker:
                     session.credit_received(envelope[3], envelope[4])
                 elif kind == CANCEL:
                     session.cancelled(envelope[3], envelope[4])
+                elif kind == KEEPALIVE:
+                    session.keepalive_received(envelope[3], envelope[4])
             except (IndexError, TypeError, ValueError, KeyError, AttributeError):
                 log.exception("envelope that this worker does not understand", extra={"server": sender})
 

@@ -40,9 +40,9 @@ def message(**more: Any) -> dict[str, Any]:
 
 
 async def opened(layer: Any, *, serve: bool) -> Any:
-    """Ours joins on the running loop, as in a server or a worker; the others connect when they must."""
-    if hasattr(layer, "open"):
-        await layer.open(serve=serve)
+    """Ours lives on the running loop, as in a server or a worker; the others connect when they must."""
+    if hasattr(layer, "serve"):
+        await (layer.serve() if serve else layer.open())
     return layer
 
 

@@ -1,4 +1,4 @@
-"""Ipc within one process: hosting, joining, losing the host, threads and loops. What every layer does is in the suite."""
+"""Ipc within one process: hosting, joining, losing the host, threads and loops. The rest is in the suite."""
 
 import asyncio
 import contextlib
@@ -155,7 +155,8 @@ async def test_what_is_asked_meanwhile_waits_for_the_host(tmp_path):
 async def test_closing_ends_the_waiting(tmp_path):
     layer = IPCChannelLayer(str(tmp_path / "s"))
     waiting = [
-        asyncio.ensure_future(work) for work in (layer.open(), layer.send("c", {"type": "t"}), layer.receive("c"))
+        asyncio.ensure_future(work)
+        for work in (layer.open(), layer.send("c", {"type": "t"}), layer.receive("c"))
     ]
     await asyncio.sleep(0)
     await layer.close()
@@ -165,9 +166,6 @@ async def test_closing_ends_the_waiting(tmp_path):
 
 
 async def test_a_host_of_another_version(tmp_path, caplog):
-    def refuse(writer, _):
-        pass
-
     async def serve(reader, writer):
         with contextlib.closing(writer):
             await reader.read(65536)
@@ -359,6 +357,7 @@ async def test_the_loop_of_the_connection_is_closed_without_it(tmp_path):
             with contextlib.suppress(asyncio.CancelledError):
                 loop.run_until_complete(link._task)
             link._connection.transport.abort()
+            loop.run_until_complete(asyncio.sleep(0))
             loop.close()
             return channel
 

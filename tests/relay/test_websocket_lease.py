@@ -484,6 +484,8 @@ def test_no_message_is_lost_doubled_or_reordered(steps):
             lease.worker_gone()
         elif step == "hand off" and lease.state is HELD:
             lease.receive_handoff()
+            counter += 1
+            lease.feed(text(str(counter)))  # which had been asked for
             arrive(fed(keeper.take_posted()))
             say(lease, *in_hand, taken=taken)
             in_hand = []
