@@ -150,8 +150,8 @@ def test_command_lines_are_understood(page, capsys):
     """Every `daphne-like ...` that a page shows has options that exist, with values that they take."""
     for words in commands(page):
         if words[0] == "daphne-like":
-            arguments = words[1:] if words[1:2] == ["settings"] else ["settings", *words[1:]]
-            assert main(arguments) == 0, capsys.readouterr().err
+            options = words[2:] if words[1:2] in (["settings"], ["worker"]) else words[1:]
+            assert main(["settings", *options]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

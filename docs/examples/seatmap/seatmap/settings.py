@@ -89,8 +89,8 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# One process. With several, name a layer that crosses processes here; nothing else changes.
-CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+# Whichever layer the server brings along: memory in one process, its own socket between workers.
+CHANNEL_LAYERS = {"default": {"BACKEND": "daphne_like.layers.ChannelLayer"}}
 
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "static_root"
