@@ -28,20 +28,30 @@ _UNREACHABLE = {
 }
 
 
+# Layers that give a message of a shared channel to every process that waits for one, where the specification
+# says to one of them.
+_BROADCASTING = {("channels_redis.pubsub", "RedisPubSubChannelLayer")}
+
+
 class ForeignLayer(BaseChannelLayer):
     """
     Args:
         layer: the third party's; what it has beyond the API is reached through this object as well.
+
+    Attributes:
+        broadcasts: it is known to give a message of a shared channel to more than one receiver. Groups work;
+            work cannot be shared out over it.
     """
 
     def __init__(self, layer: Any) -> None:
         super().__init__(
-            expiry=getattr(layer, "expiry", 60),
-            group_expiry=getattr(layer, "group_expiry", 86400),
-            capacity=getattr(layer, "capacity", 100),
+            expiry=_attribute(layer, "expiry", 60),
+            group_expiry=_attribute(layer, "group_expiry", 86400),
+            capacity=_attribute(layer, "capacity", 100),
         )
         self.layer = layer
-        self.extensions = list(getattr(layer, "extensions", ()))  # type: ignore[misc]
+        self.broadcasts = (type(layer).__module__, type(layer).__qualname__) in _BROADCASTING
+        self.extensions = list(_attribute(layer, "extensions", ()))  # type: ignore[misc]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["layer"], name)
@@ -85,6 +95,13 @@ class ForeignLayer(BaseChannelLayer):
                 with translated():
                     await close()
                 return
+
+
+def _attribute(layer: Any, name: str, default: Any) -> Any:
+    try:
+        return getattr(layer, name, default)
+    except RuntimeError:  # channels_redis' pub/sub layer has its attributes on a running event loop only
+        return default
 
 
 @contextlib.contextmanager

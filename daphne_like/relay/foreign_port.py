@@ -20,7 +20,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from daphne_like import logs
-from daphne_like.errors import ChannelFull, LayerUnavailable
+from daphne_like.errors import ChannelFull, ConfigurationError, LayerUnavailable
 from daphne_like.layers.foreign import ForeignLayer
 from daphne_like.layers.port import Envelope, Port, PortUser
 from daphne_like.relay.envelope import BOUND, EVENTS, item_cost
@@ -39,22 +39,37 @@ FULL_PAUSE = 0.05
 # How often a layer that cannot be reached is tried again.
 UNREACHABLE_PAUSE = 1.0
 
+# A receive() that fails after so long has most likely only been waiting.
+LONG_WAIT = 1.0
+
 # What goes into one message, in octets as credit counts them; layers carry 1 MB.
 MAX_BATCH = 384 * 1024
 
 
 def port_of(layer_or_port: Any) -> Port:
-    """The way to others through a port, which it is, a layer of ours, which has one, or any other layer."""
+    """
+    The way to others through a port, which it is, a layer of ours, which has one, or any other layer.
+
+    Raises:
+        ConfigurationError: a layer over which work cannot be shared out.
+    """
     if hasattr(layer_or_port, "offer"):
         port: Port = layer_or_port
         return port
     if callable(getattr(layer_or_port, "port", None)):
         try:
             made: Port = layer_or_port.port()
+            return made
         except NotImplementedError:
-            return ForeignPort(layer_or_port)
-        return made
-    return ForeignPort(ForeignLayer(layer_or_port))
+            layer = layer_or_port
+    else:
+        layer = ForeignLayer(layer_or_port)
+    if getattr(layer, "broadcasts", False):
+        raise ConfigurationError(
+            f"--layer: {type(layer.layer).__name__} gives a message to every process, so that each worker would"
+            " run each request; channels_redis.core does not"
+        )
+    return ForeignPort(layer)
 
 
 class ForeignPort:
@@ -87,7 +102,8 @@ class ForeignPort:
         """See Port."""
         self._user = user
         self._loop = asyncio.get_running_loop()
-        self.address = await self._layer.new_channel("relay")
+        # With the default prefix: channels_redis reads one at a time, and consumers' channels have this one.
+        self.address = await self._layer.new_channel()
         self._reachable = True
         self._begin()
 
@@ -248,10 +264,14 @@ class ForeignPort:
 
     async def _receive(self, channel: str) -> dict[str, Any] | None:
         """The next message; None when the layer is lost."""
+        assert self._loop is not None
         while True:
+            began = self._loop.time()
             try:
                 message: dict[str, Any] = await self._layer.receive(channel)
             except LayerUnavailable as error:
+                if self._loop.time() - began >= LONG_WAIT:
+                    continue  # a client library that does not wait for ever; one out of reach fails at once
                 self._lost(error)
                 return None
             except Exception:  # a third party's: nobody knows which
@@ -311,7 +331,7 @@ class ForeignPort:
         await self._end_tasks()
         while True:
             try:
-                self.address = await self._layer.new_channel("relay")
+                self.address = await self._layer.new_channel()
                 await self._layer.send(self.address, {"type": "relay.alive", "from": ""})
             except LayerUnavailable:
                 await asyncio.sleep(UNREACHABLE_PAUSE)
