@@ -51,6 +51,7 @@ PROTOCOL = "daphne_like.protocol"
 APPLICATION = "daphne_like.application"
 ACCESS = "daphne_like.access"
 RELOAD = "daphne_like.reload"
+LAYERS = "daphne_like.layers"
 
 _LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG, 3: logging.DEBUG}
 
@@ -90,7 +91,7 @@ def enable_loggers() -> None:
     A Django site that sets LOGGING without `"disable_existing_loggers": False` silences every logger that
     existed before, the server's included. A site that wants silence sets the level.
     """
-    for name in (SERVER, PROTOCOL, APPLICATION, ACCESS, RELOAD):
+    for name in (SERVER, PROTOCOL, APPLICATION, ACCESS, RELOAD, LAYERS):
         logging.getLogger(name).disabled = False
 
 

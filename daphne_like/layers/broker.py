@@ -28,6 +28,7 @@ from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable
 from typing import Any, cast
 
+from daphne_like import logs
 from daphne_like.errors import LayerError
 
 from . import codec, socket_file
@@ -48,7 +49,7 @@ from .hub import Hub
 
 __all__ = ["Broker"]
 
-log = logging.getLogger("daphne_like.layers")
+log = logging.getLogger(logs.LAYERS)
 
 # Pieces of frames (a frame has two) that are written before the end of the turn, so that the member has
 # something to do meanwhile: else the two processes would take turns, each idle while the other works.

@@ -255,6 +255,15 @@ class Hub:
         now = self._clock()
         self.groups.send(group, payload, now + self.expiry if expires is None else expires, now)
 
+    def group_losses(self) -> dict[str, int]:
+        """Group messages that did not get to a member, since the start, by the reason."""
+        gaps = self.groups.gaps
+        return {
+            "channel_full": self.groups.dropped,
+            "gap_full": gaps.overflowed,
+            "gap_expired": gaps.expired,
+        }
+
     def stream_leaving(self, end: End, stream: str) -> None:
         """*end* gives a stream away: its memberships end here and now, and a gap opens for them."""
         self.groups.stream_leaving(end, stream)

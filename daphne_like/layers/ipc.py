@@ -30,6 +30,7 @@ from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
 from .base import BaseChannelLayer, ChannelFull, current_stream
@@ -46,7 +47,7 @@ from .memory import new_name
 
 __all__ = ["IPCChannelLayer"]
 
-log = logging.getLogger("daphne_like.layers")
+log = logging.getLogger(logs.LAYERS)
 
 _T = TypeVar("_T")
 
@@ -94,6 +95,7 @@ class IPCChannelLayer(BaseChannelLayer):
         self._hub: Hub | None = None
         self._broker: Broker | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._losses: dict[str, int] = {}
         self._thread: LoopThread | None = None
         self._door = LinkDoor()
         self._mailbox = Mailbox(
@@ -186,6 +188,7 @@ class IPCChannelLayer(BaseChannelLayer):
             return False
         with self._lock:
             self._broker, self._hub = broker, hub
+            self._losses = hub.group_losses()
             hub.join(self._mailbox)
             self._mailbox.rejoin(hub)
         self._tick()
@@ -219,6 +222,13 @@ class IPCChannelLayer(BaseChannelLayer):
             with self._lock:
                 self._hub.expire()
                 self._mailbox.expire()
+                losses = self._hub.group_losses()
+            if losses != self._losses:
+                log.warning(
+                    "group messages lost",
+                    extra={reason: count - self._losses.get(reason, 0) for reason, count in losses.items()},
+                )
+                self._losses = losses
 
     def _renew_link(self) -> None:
         """Its event loop was closed without it: the broker drops the old connection when the new one comes."""

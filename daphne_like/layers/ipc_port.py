@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
 from .codec import join
@@ -26,7 +27,7 @@ from .port import Envelope, PortUser
 
 __all__ = ["IPCPort"]
 
-log = logging.getLogger("daphne_like.layers")
+log = logging.getLogger(logs.LAYERS)
 
 # Far below what a frame carries: an envelope alone may be about 300 KiB.
 MAX_BATCH = 1024 * 1024

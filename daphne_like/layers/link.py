@@ -20,6 +20,7 @@ from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
 from . import socket_file
@@ -28,7 +29,7 @@ from .member import End
 
 __all__ = ["Link", "LinkUser"]
 
-log = logging.getLogger("daphne_like.layers")
+log = logging.getLogger(logs.LAYERS)
 
 # Pieces of frames that are written before the end of the turn, as the broker does.
 EAGER = 16

@@ -26,6 +26,7 @@ from importlib import metadata
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from daphne_like import logs
 from daphne_like.errors import ConfigurationError
 
 from .base import BaseChannelLayer
@@ -34,7 +35,7 @@ from .memory import MemoryChannelLayer
 
 __all__ = ["ENTRY_POINTS", "ENVIRONMENT", "ChannelLayer", "allow_memory", "forget_layers", "open_layer"]
 
-log = logging.getLogger("daphne_like.layers")
+log = logging.getLogger(logs.LAYERS)
 
 # What the server sets for its children.
 ENVIRONMENT = "DAPHNE_LIKE_LAYER"

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
 from .codec import join, pack, unpack
@@ -23,7 +24,7 @@ from .port import Envelope, PortUser
 
 __all__ = ["MemberPort", "PortDoor"]
 
-log = logging.getLogger("daphne_like.layers")
+log = logging.getLogger(logs.LAYERS)
 
 # Envelopes to one address that leave before the turn's end, so that the other process has something to do
 # meanwhile: else the two would take turns, each idle while the other works.

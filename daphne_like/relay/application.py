@@ -274,10 +274,22 @@ class RelayApplication:
         ]
         if not held:
             return
-        self.counters.workers_lost += 1
-        log.warning("worker lost", extra={"worker": address, "streams": len(held)})
+        counters = self.counters
+        counters.workers_lost += 1
+        before = (counters.run_again, counters.cut, counters.frames_unanswered, counters.frames_redelivered)
         for lease in held:
             lease.worker_gone()
+        log.warning(
+            "worker lost",
+            extra={
+                "address": address,
+                "streams": len(held),
+                "run_again": counters.run_again - before[0],
+                "cut": counters.cut - before[1],
+                "frames_unanswered": counters.frames_unanswered - before[2],
+                "frames_redelivered": counters.frames_redelivered - before[3],
+            },
+        )
 
     def worker_condemned(self, address: str) -> None:
         """
