@@ -203,6 +203,7 @@ class Opening:
         items: the first items up; ended: HTTP: they are the whole body.
         credit: what may be sent, each way, before CREDIT comes.
         resume: "" at the first epoch; "drain" or "lost": how the epoch before ended.
+        closes: a WebSocket that its server closes, at a time of its choice, where others are handed on.
     """
 
     stream: int
@@ -212,6 +213,7 @@ class Opening:
     ended: bool
     credit: int
     resume: str
+    closes: bool = False
 
 
 def build_opening(
@@ -222,9 +224,10 @@ def build_opening(
     ended: bool,
     resume: str = "",
     credit: int = WINDOW,
+    closes: bool = False,
 ) -> dict[str, Any]:
     """The dict to offer; *scope* from crossing_scope(). See Opening."""
-    return {
+    opening = {
         "v": VERSION,
         "stream": stream,
         "epoch": epoch,
@@ -234,6 +237,9 @@ def build_opening(
         "credit": credit,
         "resume": resume,
     }
+    if closes:
+        opening["closes"] = True
+    return opening
 
 
 def read_opening(opening: dict[str, Any]) -> Opening:
@@ -263,6 +269,7 @@ def read_opening(opening: dict[str, Any]) -> Opening:
             ended=opening["ended"],
             credit=opening["credit"],
             resume=resume,
+            closes=opening.get("closes", False),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RelayError(f"not an opening: {error!r}") from error

@@ -93,6 +93,7 @@ class Lease:
     deadline = NEVER
     verdict = ""
     resume = ""
+    closes = False
     client_lost = False
     waiter: Waiter | None = None
     feed_waiter: Waiter | None = None
@@ -144,10 +145,10 @@ class Lease:
         self.deadline = self._give_up_at
         if not keeper.knows_claims:
             self.deadline = min(self.deadline, keeper.time() + keeper.terms.claim_timeout)
-        window = keeper.terms.window
-        keeper.offer(
-            self, build_opening(self.stream, self.epoch, self.scope, items, ended, self.resume, window), limit
+        opening = build_opening(
+            self.stream, self.epoch, self.scope, items, ended, self.resume, keeper.terms.window, self.closes
         )
+        keeper.offer(self, opening, limit)
 
     def _first_items(self) -> tuple[list[Item], bool]:
         """What goes with the opening, and whether that is all of a request's body."""

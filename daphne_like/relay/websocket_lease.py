@@ -65,7 +65,7 @@ class WebSocketLease(Lease):
         self, keeper: Keeper, stream: int, scope: dict[str, Any], *, closes: bool = False, spread: float = 0.0
     ) -> None:
         super().__init__(keeper, stream, scope)
-        self._closes = closes
+        self.closes = closes
         self._spread = spread
         # Fed and not known to be taken; of those that were sent, the number of the last item of each.
         self._kept: deque[Item] = deque()
@@ -148,7 +148,7 @@ class WebSocketLease(Lease):
     def receive_handoff(self) -> None:
         if self.state is not HELD or self.client_lost or self._is_closing:
             return  # it ends by itself
-        if self._closes:
+        if self.closes:
             self._leaves_at = self.keeper.time() + random.uniform(0, self._spread)
             self.deadline = self._leaves_at
             return
@@ -163,7 +163,7 @@ class WebSocketLease(Lease):
             self._finish(GONE)
         elif self._is_closing:
             self._finish(OVER)
-        elif self._closes:
+        elif self.closes:
             self._finish(LOST_WORKER)
         else:
             if self._numbers:

@@ -361,3 +361,16 @@ def test_drained_worker_serves_nothing_when_the_layer_comes_back():
 def test_named_channels_need_a_layer():
     with pytest.raises(ConfigurationError, match="--channels"):
         Worker(answering, Exchange().port(), Settings(channels=("thumbnails",)))
+
+
+def test_sockets_that_their_server_closes_are_all_handed_off_at_once():
+    """The server spreads their ends over the drain: none may wait for another's."""
+    puppet = Puppet()
+    with at_work(puppet) as shop:
+        streams = [shop.opened(puppet, closes=True) for _ in range(HANDOFFS_AT_ONCE + 10)]
+        draining = shop.begin_drain()
+        assert all(stream.handed_off for stream in streams)
+        for stream, call in zip(streams, puppet.calls, strict=True):
+            stream.cancel(LOST)
+            call.returns()
+        assert draining.result() is True

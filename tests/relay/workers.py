@@ -157,13 +157,14 @@ class PlayedServer:
         resume: str = "",
         number: int = 0,
         credit: int = WINDOW,
+        closes: bool = False,
         **changes: Any,
     ) -> Stream:
         stream = Stream(self, number or next(self._numbers), epoch)
         stream.sent = len(items)
         self.streams[stream.number, epoch] = stream
         scope = crossing(kind, **changes)
-        opening = build_opening(stream.number, epoch, scope, list(items), ended, resume, credit)
+        opening = build_opening(stream.number, epoch, scope, list(items), ended, resume, credit, closes)
         channel = HTTP_CHANNEL if kind == "http" else WEBSOCKET_CHANNEL
         self.port.offer(channel, stream.number, opening, 0)
         self.loop.settle()
