@@ -8,6 +8,8 @@ What every test may rely on.
 * An async test must leave no task behind, and fails when an exception reached the loop's handler: what a
   callback raises would go unseen otherwise.
 * `@pytest.mark.needs("nginx", "curl")` skips a test, saying why, where a program is missing.
+* `@pytest.mark.usefixtures("hosting")` has a test run three times: with its application in the server, and
+  relayed over two layers (tests/asgi/hosting.py). `@pytest.mark.embedded_only("why")` leaves it at the first.
 
 There are no async fixtures: use an async context manager inside the test, which shows where it ends.
 """
@@ -23,6 +25,8 @@ from typing import Any
 
 import hypothesis
 import pytest
+
+from tests.asgi.hosting import HOSTINGS, set_hosting
 
 try:
     import uvloop
@@ -46,6 +50,20 @@ hypothesis.settings.load_profile("daphne_like")
 def event_loop_runner() -> Iterator[asyncio.Runner]:
     with asyncio.Runner(loop_factory=NEW_LOOP) as runner:
         yield runner
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "hosting" in metafunc.fixturenames:
+        embedded_only = metafunc.definition.get_closest_marker("embedded_only")
+        metafunc.parametrize("hosting", ["embedded"] if embedded_only else list(HOSTINGS), indirect=True)
+
+
+@pytest.fixture
+def hosting(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where applications run."""
+    set_hosting(request.param)
+    yield request.param
+    set_hosting("embedded")
 
 
 @pytest.hookimpl(tryfirst=True)

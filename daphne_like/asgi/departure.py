@@ -11,6 +11,8 @@ cheaply. One that has the attribute `wants_departure = True` finds in scope["ext
     "daphne_like.receive_arrived"    HTTP: call it for the next message of the body if that has come, else None.
                                      With it, a request that has come whole needs no receive() at all.
 
+It has to end by itself after that: a request's stream does not look after --application-close-timeout then.
+
 Both are methods of the stream, which has the scope: take them out of it, or garbage collection has to.
 """
 

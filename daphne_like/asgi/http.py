@@ -160,15 +160,24 @@ class HTTPStream:
             callback(self._told)
 
     def _departs(self) -> None:
-        """Tell the application; one that does not notice is ended after a while, one that has answered never."""
+        """
+        Tell the application. One that does not notice is ended after a while; one that has answered never.
+
+        Nor one that asks to be told: it sees to its own end.
+        """
         if self._wakeup is not None:
             self._wakeup.wake()
         if self._departure is not None:
             self._departure(self._told)
-        if self.state is not DONE and self.task is not None and not self.task.done():
-            limit = self._context.settings.application_close_timeout
-            self.deadline = min(self.deadline, self._context.clock() + limit)
-            self._context.watch(self)
+        context = self._context
+        if (
+            self.state is not DONE
+            and not context.tells_departure
+            and self.task is not None
+            and not self.task.done()
+        ):
+            self.deadline = min(self.deadline, context.clock() + context.settings.application_close_timeout)
+            context.watch(self)
 
     def deadline_passed(self, now: float) -> None:
         """End an application that took too long (--http-timeout, --application-close-timeout)."""

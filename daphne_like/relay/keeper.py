@@ -66,7 +66,7 @@ class Terms:
     connect_timeout: float = 4.0
     resume_timeout: float = 30.0
     release_timeout: float = 10.0
-    close_timeout: float = 5.0
+    close_timeout: float = 1.0
     keepalive: float = 2.0
     claim_timeout: float = 2.0
     max_runs: int = 2

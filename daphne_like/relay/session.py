@@ -81,6 +81,9 @@ class SessionHost(Protocol):
     def stream_left(self, label: str) -> None:
         """See BaseChannelLayer."""
 
+    def session_stopped(self) -> None:
+        """A session's application has been cancelled, and has not ended yet."""
+
     def session_ended(self, session: "Session") -> None:
         """The session is over, and its END posted."""
 
@@ -96,7 +99,9 @@ class Session:
     Attributes:
         departed: the client is gone, or the server: nothing that is said arrives.
         task: runs the application.
+        stopped: it has been cancelled, which is done once.
         deadline: when to look whether the application has ended.
+        closes: its server closes it where others are handed on.
     """
 
     __slots__ = (
@@ -117,11 +122,13 @@ class Session:
         "_wakeup",
         "_window",
         "channel",
+        "closes",
         "deadline",
         "departed",
         "epoch",
         "scope",
         "server",
+        "stopped",
         "stream",
         "task",
     )
@@ -136,9 +143,10 @@ class Session:
         self.stream = opening.stream
         self.epoch = opening.epoch
         self.scope = opening.scope
+        self.closes = opening.closes
         self.task: asyncio.Task[None] | None = None
         self.deadline = NEVER
-        self.departed = False
+        self.departed = self.stopped = False
         self._started = False  # the task has had its first turn
         self._orphaned = False  # nobody is there who would read what we post
         self._credit = self._window = opening.credit
@@ -336,10 +344,13 @@ class Session:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Cancel the application; END tells the server."""
+        """Cancel the application, once; END tells the server."""
         if self._is_running:
             assert self.task is not None
-            self.task.cancel()
+            if not self.stopped:
+                self.stopped = True
+                self.task.cancel()
+                self._host.session_stopped()
             if not self._started:
                 self._finish(CANCELLED)  # its run() never will
         elif self._error is not None:

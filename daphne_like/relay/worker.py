@@ -56,7 +56,7 @@ HANDOFFS_AT_ONCE = 64
 
 # For the layer to confirm that nothing more is coming, and for cancelled applications to end.
 ANSWER_TIME = 2.0
-END_TIME = 5.0
+END_TIME = 2.0
 
 BEAT = 1.0
 
@@ -119,6 +119,7 @@ class Worker:
         self._turn_scheduled = False
         self._to_hand_off: deque[WebSocketSession] = deque()
         self._handing_off: set[Session] = set()
+        self._stopped = 0  # of those that run: their applications have been cancelled
         self._nothing_follows: asyncio.Future[None] | None = None
         self._changed = Wakeup()
         self._beating: asyncio.TimerHandle | None = None
@@ -171,18 +172,20 @@ class Worker:
         HTTP sessions run to their end, but for event streams, which are offered back to their servers as
         WebSockets are: a few at a time. Channels stop after the message in hand.
 
+        Applications that have been cancelled and do not end are not waited for.
+
         Args:
             timeout: seconds; None for no limit. What is left then is for stop() to end.
 
         Returns:
-            whether all have ended.
+            whether all others have ended.
         """
         if not self.draining:
             self._begin_drain()
         try:
             async with asyncio.timeout(timeout):
                 await self._last_offer()
-                while any(self._running.values()):
+                while sum(self._running.values()) > self._stopped:
                     await self._changed.wait()
                 for runner in self._runners:
                     await runner.ended()
@@ -211,7 +214,9 @@ class Worker:
 
     def _hand_off(self, session: _AnySession) -> None:
         """Offer a stream back to its server, WebSockets a few at a time."""
-        if isinstance(session, WebSocketSession):
+        if session.closes:
+            session.hand_off()  # all at once: it is the server that spreads their ends
+        elif isinstance(session, WebSocketSession):
             self._to_hand_off.append(session)
             self._hand_off_next()
         elif session not in self._handing_off and session.hand_off():
@@ -230,17 +235,15 @@ class Worker:
         """Leave the layer, and cancel what is left."""
         self.draining = True
         await asyncio.gather(*(runner.stop() for runner in self._runners))
-        tasks = []
-        for session in self._each_session():
-            if session.task is not None:
-                tasks.append(session.task)
+        sessions = {session.task: session for session in self._each_session() if session.task is not None}
+        for session in sessions.values():
             session.abandon()
         self._end_of_turn()
         await self._port.close()
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=END_TIME)
-            if pending:
-                log.error("applications did not end when cancelled", extra={"count": len(pending)})
+        if sessions:
+            _, pending = await asyncio.wait(sessions, timeout=END_TIME)
+            for task in pending:
+                log.error("an application does not end, leaving it behind", extra=sessions[task].described)
         if self._beating is not None:
             self._beating.cancel()
             self._beating = None
@@ -406,8 +409,15 @@ class Worker:
         if self._left is not None:
             self._left(label)
 
+    def session_stopped(self) -> None:
+        """One more that is not waited for."""
+        self._stopped += 1
+        self._changed.wake()
+
     def session_ended(self, session: Session) -> None:
         """Give its place back."""
+        if session.stopped:
+            self._stopped -= 1
         streams = self._sessions.get(session.server)
         if streams is not None and streams.get(session.stream) is session:
             del streams[session.stream]

@@ -41,7 +41,7 @@ class StillLoop(asyncio.SelectorEventLoop):
     """
     An event loop whose time moves only by advance(), and that knows when nothing is left to do.
 
-    What it reads from sockets counts, so that one process' talk with itself over a Unix socket comes to rest too.
+    What it reads from sockets counts: a process that talks to itself over a Unix socket comes to rest too.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,8 @@ class StillLoop(asyncio.SelectorEventLoop):
             elif quiet:
                 return
             else:
-                quiet += 1  # what ran in this turn may have written to a socket, which only the next one reads
+                # What ran in this turn may have written to a socket, which only the next one reads.
+                quiet += 1
         raise AssertionError("the application never comes to rest")
 
     def settle_until(self, condition: Callable[[], object], seconds: float = 10.0) -> None:

@@ -6,12 +6,14 @@ What the tests of floors 2 to 4 share: a server in memory, an application that a
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 from daphne_like.settings import Settings
 from daphne_like.testing.wire import MemoryServer, Wire
 from tests.abuse.websocket_client import Frame, FrameParser, frame
+from tests.asgi.hosting import RelayedMemoryServer, server_class
 from tests.corpus.responses import Response, read_responses
 
 __all__ = [
@@ -59,9 +61,11 @@ def serving(
     """
     A server in memory. At the end everybody leaves, and nothing of any of them may be left.
 
+    Where the application runs is the test's parameter: see tests/asgi/hosting.py.
+
     A Puppet's calls return then; other applications are given --application-close-timeout.
     """
-    with MemoryServer(application, Settings(verbosity=0, **settings), state=state) as server:
+    with server_class()(application, Settings(verbosity=0, **settings), state=state) as server:
         yield server
         for protocol in list(server.factory.connections):
             protocol.transport.vanish()
@@ -74,6 +78,8 @@ def serving(
         assert server.context.requests == 0
         assert server.factory.connections == set()
         assert server.deadlines.watched == set()
+        if isinstance(server, RelayedMemoryServer):
+            server.assert_at_rest()
 
 
 def responses(wire: Wire, *, heads: tuple[int, ...] = ()) -> list[Response]:
@@ -92,11 +98,13 @@ def response(wire: Wire, *, heads: tuple[int, ...] = ()) -> Response:
 
 
 def sentences(caplog: Any, *, level: str | None = None) -> list[str]:
-    """What our loggers have said, in order."""
+    """What our loggers have said, in order; not the layer that a server may be on when all goes well there."""
     return [
         record.message
         for record in caplog.records
-        if record.name.startswith("daphne_like") and level in (None, record.levelname)
+        if record.name.startswith("daphne_like")
+        and level in (None, record.levelname)
+        and (record.name != "daphne_like.layers" or record.levelno > logging.INFO)
     ]
 
 

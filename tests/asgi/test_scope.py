@@ -5,6 +5,8 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 
 from tests.asgi.conversation import HANDSHAKE, Puppet, request, sentences, serving
 
+pytestmark = pytest.mark.usefixtures("hosting")
+
 FAR = IPv4Address("TCP", "203.0.113.50", 5000)
 UNIX = UNIXAddress(None), UNIXAddress("run/site.sock")
 

@@ -17,6 +17,9 @@ from tests.asgi.conversation import (
     sentences,
     serving,
 )
+from tests.asgi.hosting import window
+
+pytestmark = pytest.mark.usefixtures("hosting")
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
@@ -527,9 +530,10 @@ def test_messages_that_waited_in_the_socket_are_delivered_before_the_disconnect(
     puppet = Puppet()
     with serving(puppet, receive_buffer_size=1024) as server:
         wire, call = open_websocket(server, puppet)
-        wire.receive(*(frame(TEXT, b"x" * 500) for _ in range(20)), close_frame(4000))
+        count = 20 + window() // 500
+        wire.receive(*(frame(TEXT, b"x" * 500) for _ in range(count)), close_frame(4000))
         assert not wire.reading
-        for _ in range(20):
+        for _ in range(count):
             assert call.receive()["text"] == "x" * 500
         assert call.receive()["code"] == 4000
 
@@ -630,7 +634,7 @@ def test_clients_close_is_found_behind_messages_that_the_application_did_not_tak
     puppet = Puppet()
     with serving(puppet, receive_buffer_size=1024) as server:
         wire, call = open_websocket(server, puppet)
-        wire.receive(*(frame(BINARY, bytes(500)) for _ in range(20)))
+        wire.receive(*(frame(BINARY, bytes(500)) for _ in range(20 + window() // 500)))
         assert not wire.reading
         call.send("websocket.close")
         wire.receive(close_frame())
@@ -824,11 +828,12 @@ def test_client_that_we_do_not_read_is_not_dropped():
     puppet = Puppet()
     with serving(puppet, ping_interval=20, ping_timeout=30, receive_buffer_size=1024) as server:
         wire, call = open_websocket(server, puppet)
-        wire.receive(*(frame(BINARY, bytes(500)) for _ in range(20)))
+        count = 20 + window() // 500
+        wire.receive(*(frame(BINARY, bytes(500)) for _ in range(count)))
         assert not wire.reading
         server.advance(300)
         assert wire.state == "open"
-        for _ in range(20):
+        for _ in range(count):
             call.receive()
 
 
@@ -932,9 +937,10 @@ def test_slow_application_pauses_the_socket():
     puppet = Puppet()
     with serving(puppet, receive_buffer_size=4096) as server:
         wire, call = open_websocket(server, puppet)
-        wire.receive(*(frame(BINARY, bytes(1000)) for _ in range(100)))
+        count = 100 + window() // 1000
+        wire.receive(*(frame(BINARY, bytes(1000)) for _ in range(count)))
         assert not wire.reading
-        for _ in range(100):
+        for _ in range(count):
             assert len(call.receive()["bytes"]) == 1000
         assert wire.reading
 
@@ -958,7 +964,7 @@ def test_send_waits_while_the_client_does_not_read():
         sent = 0
         while (task := call.begin_send("websocket.send", bytes=bytes(1000))).done():
             sent += 1
-            assert sent < 100
+            assert sent < 100 + window() // 1000
         (protocol,) = server.factory.connections
         assert protocol.connection.buffered <= 4096 + 1004
         wire.read_on()
@@ -1015,11 +1021,12 @@ def test_early_data_beyond_the_inbox_pauses_the_socket():
     puppet = Puppet()
     with serving(puppet) as server:
         wire = server.connect()
-        wire.receive(HANDSHAKE + b"\r\n" + frame(0x1, b"a") * 3000)
+        count = 3000 + window() // 64
+        wire.receive(HANDSHAKE + b"\r\n" + frame(0x1, b"a") * count)
         call = puppet.call
         call.receive()
         call.send("websocket.accept")
         assert not wire.reading
-        for _ in range(3000):
+        for _ in range(count):
             assert call.receive()["text"] == "a"
         assert wire.reading

@@ -8,8 +8,8 @@ from tests.end_to_end.processes import APPLICATIONS, serving
 websockets = pytest.importorskip("websockets.sync.client")
 
 
-def test_asgi_2_application() -> None:
-    with serving("-p", "0", f"{APPLICATIONS}.asgi2:Application") as server:
+def test_asgi_2_application(workers: tuple[str, ...]) -> None:
+    with serving("-p", "0", *workers, f"{APPLICATIONS}.asgi2:Application") as server:
         answer = fetch(server.port, method="PUT", body=b"x" * 300_000)
         assert answer.headers["x-asgi"] == "2"
         assert answer.body == b"PUT " + b"x" * 300_000

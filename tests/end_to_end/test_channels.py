@@ -16,9 +16,16 @@ GOOD = "http://good.example"
 WAIT = 10
 
 
+@pytest.fixture(scope="module", params=[(), ("--workers", "2")], ids=["embedded", "relayed"])
+def workers(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Two of them: members of a group are in either."""
+    words: tuple[str, ...] = request.param
+    return words
+
+
 @pytest.fixture(scope="module")
-def site() -> Iterator[ServerProcess]:
-    with serving("-p", "0", f"{APPLICATIONS}.channels_site:application") as server:
+def site(workers: tuple[str, ...]) -> Iterator[ServerProcess]:
+    with serving("-p", "0", *workers, f"{APPLICATIONS}.channels_site:application") as server:
         yield server
 
 

@@ -1,8 +1,9 @@
 """
 The HTTP/1.1 corpus against the server as it is run: a process of its own, sockets, default settings.
 
-One server takes every case, sixteen at a time, so it has to outlive them all. What the same octets do however
-they are cut is asked in memory: tests/net/test_corpus.py.
+Once with the application inside, and once relayed to a worker: nobody can tell. One server takes every case,
+sixteen at a time, so it has to outlive them all. What the same octets do however they are cut is asked in
+memory: tests/net/test_corpus.py.
 """
 
 import asyncio
@@ -21,8 +22,8 @@ PLAIN = next(case for case in CASES if case.id == "simple")
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[tuple[str, int]]:
-    with serving(SERVER) as address:
+def address(workers: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    with serving(" ".join((SERVER, *workers))) as address:
         yield address
 
 

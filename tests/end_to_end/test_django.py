@@ -16,9 +16,9 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[ServerProcess]:
+def site(workers: tuple[str, ...]) -> Iterator[ServerProcess]:
     """Django raises on the lifespan scope, and is served without."""
-    with serving("-p", "0", SITE) as server:
+    with serving("-p", "0", *workers, SITE) as server:
         yield server
 
 
@@ -75,15 +75,15 @@ def test_redirect_of_common_middleware_keeps_host_and_query(site: ServerProcess)
     assert (answer.status, answer.headers["location"]) == (301, "/async/?x=1")
 
 
-def test_under_a_root_path() -> None:
+def test_under_a_root_path(workers: tuple[str, ...]) -> None:
     """Django takes the root path off, whether or not the proxy has."""
-    with serving("-p", "0", "--root-path", "/app", SITE) as server:
+    with serving("-p", "0", "--root-path", "/app", *workers, SITE) as server:
         assert fetch(server.port, "/app/async/").json["path"] == "/app/async/"
         assert fetch(server.port, "/async/").json["path"] == "/app/async/"
 
 
-def test_exception_in_a_view_is_a_500_of_djangos() -> None:
-    with serving("-p", "0", SITE, expected_trouble=True) as server:
+def test_exception_in_a_view_is_a_500_of_djangos(workers: tuple[str, ...]) -> None:
+    with serving("-p", "0", *workers, SITE, expected_trouble=True) as server:
         assert fetch(server.port, "/raises/").status == 500
         assert fetch(server.port, "/sync/").status == 200
         assert "application failed" not in server.stderr.text

@@ -16,8 +16,8 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[ServerProcess]:
-    with serving("-p", "0", f"{APPLICATIONS}.fastapi_site:application") as server:
+def site(workers: tuple[str, ...]) -> Iterator[ServerProcess]:
+    with serving("-p", "0", *workers, f"{APPLICATIONS}.fastapi_site:application") as server:
         yield server
         assert server.stop() == 0
         assert "model unloaded" in server.stdout.text

@@ -17,9 +17,9 @@ SOURCE = Path(__file__).parent / "applications" / "starlette_site.py"
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[ServerProcess]:
+def site(workers: tuple[str, ...]) -> Iterator[ServerProcess]:
     """One server for all; afterwards its log has no traceback, whatever its clients did."""
-    with serving("-p", "0", SITE) as server:
+    with serving("-p", "0", *workers, SITE) as server:
         yield server
         assert server.stop() == 0
         assert "pool closed" in server.stdout.text

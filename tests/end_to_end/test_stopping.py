@@ -48,12 +48,12 @@ async def test_restart_under_load_loses_no_request(target: str) -> None:
         assert set(load.bodies) == pids
 
 
-async def test_stop_under_load_resets_nobody() -> None:
+async def test_stop_under_load_resets_nobody(workers: tuple[str, ...]) -> None:
     """
     Without a successor: every response that has begun arrives whole, and the rest of the clients find the
     port closed, or their connection ended between two responses.
     """
-    with serving("-p", "0", "--no-access-log", PLAIN) as server:
+    with serving("-p", "0", *workers, "--no-access-log", PLAIN) as server:
         load = Load(server.port, CLIENTS)
         clients = asyncio.create_task(load.run(asyncio.Event()))
         await asyncio.to_thread(eventually, lambda: load.answered > 5 * CLIENTS)
@@ -70,8 +70,12 @@ def stop_while(server: ServerProcess, number: signal.Signals = signal.SIGTERM) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_request_in_flight_is_finished(number: signal.Signals) -> None:
-    with serving("-p", "0", PLAIN) as server, connect(server.port) as sock, connect(server.port) as idle:
+def test_request_in_flight_is_finished(number: signal.Signals, workers: tuple[str, ...]) -> None:
+    with (
+        serving("-p", "0", *workers, PLAIN) as server,
+        connect(server.port) as sock,
+        connect(server.port) as idle,
+    ):
         sock.sendall(b"GET /slow?1 HTTP/1.1\r\nHost: a\r\n\r\n")
         idle.sendall(b"GET /notes HTTP/1.1\r\nHost: a\r\n\r\n")
         read_until(idle, b"]")
@@ -86,9 +90,9 @@ def test_request_in_flight_is_finished(number: signal.Signals) -> None:
         assert "plain: lifespan shutdown" in server.stdout.text
 
 
-def test_request_that_is_on_its_way_is_answered() -> None:
+def test_request_that_is_on_its_way_is_answered(workers: tuple[str, ...]) -> None:
     """A head that is half read when the signal comes."""
-    with serving("-p", "0", PLAIN) as server, connect(server.port) as sock:
+    with serving("-p", "0", *workers, PLAIN) as server, connect(server.port) as sock:
         sock.sendall(b"POST /count HTTP/1.1\r\nHost: a\r\n")
         fetch(server.port)  # the server has read what was sent before this
         stop_while(server)
@@ -96,8 +100,8 @@ def test_request_that_is_on_its_way_is_answered() -> None:
         assert drain(sock).endswith(b"\r\n\r\n3")
 
 
-def test_body_that_was_answered_before_its_end_holds_nothing_up() -> None:
-    with serving("-p", "0", PLAIN) as server, connect(server.port) as sock:
+def test_body_that_was_answered_before_its_end_holds_nothing_up(workers: tuple[str, ...]) -> None:
+    with serving("-p", "0", *workers, PLAIN) as server, connect(server.port) as sock:
         sock.sendall(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
         read_until(sock, b"ok\n")
         begin = time.monotonic()
@@ -107,8 +111,11 @@ def test_body_that_was_answered_before_its_end_holds_nothing_up() -> None:
         assert time.monotonic() - begin < 10
 
 
-def test_event_stream_runs_until_the_graceful_time_ends() -> None:
-    with serving("-p", "0", "--graceful-timeout", "1", PLAIN) as server, connect(server.port) as sock:
+def test_event_stream_runs_until_the_graceful_time_ends(workers: tuple[str, ...]) -> None:
+    with (
+        serving("-p", "0", *workers, "--graceful-timeout", "1", PLAIN) as server,
+        connect(server.port) as sock,
+    ):
         sock.sendall(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
         read_until(sock, b"data: 1\n")
         stop_while(server)
@@ -119,8 +126,12 @@ def test_event_stream_runs_until_the_graceful_time_ends() -> None:
         server.stderr.wait_for("outlasted the graceful time .*path=/events")
 
 
-def test_websockets_are_told_to_come_back() -> None:
-    with serving("-p", "0", PLAIN) as server, ThreadPoolExecutor(20) as threads, ExitStack() as opened:
+def test_websockets_are_told_to_come_back(workers: tuple[str, ...]) -> None:
+    with (
+        serving("-p", "0", *workers, PLAIN) as server,
+        ThreadPoolExecutor(20) as threads,
+        ExitStack() as opened,
+    ):
         sockets = [
             opened.enter_context(websockets.connect(f"ws://127.0.0.1:{server.port}/ws/")) for _ in range(20)
         ]
@@ -135,9 +146,9 @@ def test_websockets_are_told_to_come_back() -> None:
         assert server.stdout.text.count('"WSDISCONNECT /ws/ HTTP/1.1" 1012 ') == 20
 
 
-def test_websocket_that_its_application_does_not_read_is_told_too() -> None:
+def test_websocket_that_its_application_does_not_read_is_told_too(workers: tuple[str, ...]) -> None:
     """Its inbox is full: that keeps nobody from reading the answer to the close frame."""
-    with serving("-p", "0", PLAIN) as server:
+    with serving("-p", "0", *workers, PLAIN) as server:
         with websockets.connect(f"ws://127.0.0.1:{server.port}/ws/deaf", compression=None) as socket:
             for _ in range(40):
                 socket.send("x" * 10_000)
@@ -148,9 +159,12 @@ def test_websocket_that_its_application_does_not_read_is_told_too() -> None:
         assert time.monotonic() - begin < 5
 
 
-def test_handshake_during_the_stop_is_refused() -> None:
+def test_handshake_during_the_stop_is_refused(workers: tuple[str, ...]) -> None:
     """Otherwise a WebSocket would be opened that nobody says goodbye to."""
-    with serving("-p", "0", "--graceful-timeout", "20", PLAIN) as server, connect(server.port) as sock:
+    with (
+        serving("-p", "0", *workers, "--graceful-timeout", "20", PLAIN) as server,
+        connect(server.port) as sock,
+    ):
         sock.sendall(b"GET /ws/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
         fetch(server.port)
         begin = time.monotonic()
@@ -163,8 +177,8 @@ def test_handshake_during_the_stop_is_refused() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_second_signal_stops_at_once(number: signal.Signals) -> None:
-    with serving("-p", "0", PLAIN) as server, connect(server.port) as sock:
+def test_second_signal_stops_at_once(number: signal.Signals, workers: tuple[str, ...]) -> None:
+    with serving("-p", "0", *workers, PLAIN) as server, connect(server.port) as sock:
         sock.sendall(b"GET /slow?60 HTTP/1.1\r\nHost: a\r\n\r\n")
         fetch(server.port)
         stop_while(server, number)
@@ -175,8 +189,8 @@ def test_second_signal_stops_at_once(number: signal.Signals) -> None:
         server.stderr.wait_for("second signal")
 
 
-def test_second_signal_ends_a_long_lifespan_shutdown() -> None:
-    with serving("-p", "0", PLAIN, environment={"PLAIN_LIFESPAN_SHUTDOWN": "25"}) as server:
+def test_second_signal_ends_a_long_lifespan_shutdown(workers: tuple[str, ...]) -> None:
+    with serving("-p", "0", *workers, PLAIN, environment={"PLAIN_LIFESPAN_SHUTDOWN": "25"}) as server:
         stop_while(server)
         begin = time.monotonic()
         server.signal(signal.SIGTERM)
@@ -184,8 +198,8 @@ def test_second_signal_ends_a_long_lifespan_shutdown() -> None:
         assert time.monotonic() - begin < 10
 
 
-def test_application_that_takes_no_cancellation_is_left_behind() -> None:
-    with serving("-p", "0", "--graceful-timeout", "1", PLAIN, expected_trouble=True) as server:
+def test_application_that_takes_no_cancellation_is_left_behind(workers: tuple[str, ...]) -> None:
+    with serving("-p", "0", *workers, "--graceful-timeout", "1", PLAIN, expected_trouble=True) as server:
         with connect(server.port) as sock:
             sock.sendall(b"GET /stubborn?60 HTTP/1.1\r\nHost: a\r\n\r\n")
             eventually(lambda: "stubborn: begun" in fetch(server.port, "/notes").json)
@@ -196,9 +210,12 @@ def test_application_that_takes_no_cancellation_is_left_behind() -> None:
         server.stderr.wait_for("an application does not end, leaving it behind")
 
 
-def test_thread_that_does_not_end_is_left_behind() -> None:
+def test_thread_that_does_not_end_is_left_behind(workers: tuple[str, ...]) -> None:
     """A sync view that hangs: the interpreter would wait for its thread for ever."""
-    with serving("-p", "0", "--graceful-timeout", "1", PLAIN) as server, connect(server.port) as sock:
+    with (
+        serving("-p", "0", *workers, "--graceful-timeout", "1", PLAIN) as server,
+        connect(server.port) as sock,
+    ):
         sock.sendall(b"GET /block-a-thread?25 HTTP/1.1\r\nHost: a\r\n\r\n")
         eventually(lambda: "thread: begun" in fetch(server.port, "/notes").json)
         begin = time.monotonic()

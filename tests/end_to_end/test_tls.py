@@ -30,8 +30,8 @@ def words_of(certificate: Certificate) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def server(certificate: Certificate) -> Iterator[ServerProcess]:
-    with serving("-p", "0", *words_of(certificate), PLAIN) as server:
+def server(certificate: Certificate, workers: tuple[str, ...]) -> Iterator[ServerProcess]:
+    with serving("-p", "0", *words_of(certificate), *workers, PLAIN) as server:
         assert server.address.startswith("https://")
         yield server
 
@@ -97,9 +97,9 @@ def test_slow_reader_gets_everything(server: ServerProcess, certificate: Certifi
         assert len(first + drain(sock)) > 16 << 20
 
 
-def test_cut_response_does_not_look_whole(certificate: Certificate) -> None:
+def test_cut_response_does_not_look_whole(certificate: Certificate, workers: tuple[str, ...]) -> None:
     """TLS can tell an end from a cut: there is no close_notify after half a response."""
-    with serving("-p", "0", *words_of(certificate), PLAIN, expected_trouble=True) as server:
+    with serving("-p", "0", *words_of(certificate), *workers, PLAIN, expected_trouble=True) as server:
         with connect(server.port, tls=certificate.trusting()) as sock:
             sock.suppress_ragged_eofs = False
             sock.sendall(b"GET /raises-after-start HTTP/1.1\r\nHost: a\r\n\r\n")

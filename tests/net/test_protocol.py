@@ -21,6 +21,8 @@ from tests.asgi.conversation import (
     serving,
 )
 
+pytestmark = pytest.mark.usefixtures("hosting")
+
 POST = request("/", "Content-Length: 10", method="POST")
 V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -527,6 +529,16 @@ def test_client_that_closes_within_the_body_of_a_pipelined_request():
         answer(puppet.call, b"1")
         assert response(wire).body == b"1"
         assert wire.state == "reset"
+
+
+@pytest.mark.embedded_only("its client is gone before a worker can have it: nobody is asked")
+def test_application_is_told_of_a_client_that_has_gone_within_the_body_of_a_pipelined_request():
+    puppet = Puppet()
+    with serving(puppet) as server:
+        wire = server.connect()
+        wire.receive(GET + POST + b"half")
+        wire.close_sending()
+        answer(puppet.call, b"1")
         assert puppet.call.receive()["body"] == b"half"
         assert puppet.call.receive() == {"type": "http.disconnect"}
 

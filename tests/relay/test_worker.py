@@ -1,5 +1,6 @@
 """A worker takes streams as it has places, drains without losing one, and outlives servers and layers."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -229,6 +230,34 @@ def test_idle_worker_drains_at_once():
         shop.request()
         assert shop.begin_drain().result() is True
         assert free(shop) == {HTTP_CHANNEL: 0, WEBSOCKET_CHANNEL: 0}
+
+
+def test_drain_does_not_wait_for_an_application_that_takes_no_cancellation(caplog):
+    """Its server has given it up. stop() gives it a last moment, and says so."""
+    cancelled = []
+    free = asyncio.Event()
+
+    async def stubborn(scope, receive, send):
+        while not free.is_set():
+            try:
+                await free.wait()
+            except asyncio.CancelledError:
+                cancelled.append(scope["path"])
+
+    with at_work(stubborn) as shop:
+        stream = shop.request()
+        draining = shop.begin_drain()
+        assert not draining.done()
+        stream.cancel(TIMEOUT)
+        stream.cancel(TIMEOUT)
+        assert draining.result() is True
+        stopping = shop.loop.create_task(shop.worker.stop())
+        shop.loop.settle()
+        shop.advance(3)
+        assert stopping.done()
+        assert cancelled == ["/"]
+        free.set()
+    assert sentences(caplog) == ["an application does not end, leaving it behind"]
 
 
 def test_requests_run_to_their_end():

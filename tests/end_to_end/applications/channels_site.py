@@ -1,4 +1,4 @@
-"""A Django + Channels project in one module, on the in-memory channel layer."""
+"""A Django + Channels project in one module, on a channel layer of ours."""
 
 import django
 from django.conf import settings
@@ -15,7 +15,7 @@ settings.configure(
     ],
     SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-    CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
+    CHANNEL_LAYERS={"default": {"BACKEND": "daphne_like.layers.ChannelLayer"}},
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
 )
 django.setup(set_prefix=False)

@@ -159,11 +159,12 @@ async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def watched(scope: Scope, receive: Receive, send: Send) -> None:
-    """How many things of the server are alive: what is not released grows with each request."""
+    """How many things of the server, or worker, are alive: what is not released grows with each request."""
     import gc
 
     gc.collect()
-    names = ("HTTPStream", "WebSocketStream", "ServerProtocol", "H1Connection", "Codec")
+    streams = ("HTTPStream", "WebSocketStream", "HTTPSession", "WebSocketSession")
+    names = (*streams, "ServerProtocol", "H1Connection", "Codec")
     counts = dict.fromkeys(names, 0)
     for each in gc.get_objects():
         name = type(each).__name__
