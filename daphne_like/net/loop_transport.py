@@ -129,12 +129,16 @@ class LoopTransport(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self._producer is not None:
             self._producer.resumeProducing()
+        if self.disconnecting and not self._loop_transport.is_closing():
+            self._loop_transport.close()
 
     # ---- ITransport, as far as it is not an attribute
 
     def loseConnection(self) -> None:
         """Close when everything written has left."""
         self.disconnecting = True
+        if self.ssl_object is not None and self._loop_transport.get_write_buffer_size():
+            return  # resume_writing() closes: the time for a goodbye is to count from the last octet
         self._loop_transport.close()
 
     def loseWriteConnection(self) -> None:
