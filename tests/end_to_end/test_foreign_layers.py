@@ -12,11 +12,11 @@ from urllib.parse import urlencode
 
 import pytest
 
-pytest.importorskip("channels_redis", reason="channels_redis is not installed: pip install -e '.[test]'")
-websockets = pytest.importorskip("websockets.sync.client")
-
 from tests.end_to_end.clients import fetch
 from tests.end_to_end.processes import ServerProcess, complaint_of, eventually, free_port, serving
+
+pytest.importorskip("channels_redis", reason="channels_redis is not installed: pip install -e '.[test]'")
+websockets = pytest.importorskip("websockets.sync.client")
 
 APPLICATION = "tests.faults.application:application"
 WAIT = 20
