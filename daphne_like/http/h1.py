@@ -19,10 +19,11 @@ import re
 
 from daphne_like.errors import RemoteProtocolError
 from daphne_like.http.chunked import ChunkedDecoder
-from daphne_like.http.events import DataReceived, Event, StreamReset
+from daphne_like.http.events import DataReceived, Event, RequestReceived, StreamReset
 from daphne_like.http.h1_head import (
     MAX_LINE_REST,
     HeaderSection,
+    Verdict,
     judge_head,
     judge_section,
     split_request_line,
@@ -43,7 +44,8 @@ MAX_DISCARD = 64 * 1024
 # -- RFC 9112 §2.2. One for each side of an old client's stray CRLF after a body, no more.
 MAX_LEADING_CRLF = 4
 
-# A client repeats its header section from request to request: up to this size, what it says is kept.
+# A client repeats its header section from request to request, and often the request line, too: up to this size,
+# what they say is kept.
 MAX_KEPT_SECTION = 1024
 
 # Where the reading stands. _HELD: the request is complete, what follows waits. _DISCARDING: its response is
@@ -55,6 +57,7 @@ _TCHAR = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgh
 
 
 _NO_SECTION = HeaderSection([], None, None, [], [], False, False, False)
+_NO_VERDICT: Verdict = (NO_REQUEST, 0, False, False)
 
 
 class H1Connection(ResponseWriter):
@@ -80,6 +83,7 @@ class H1Connection(ResponseWriter):
         "_checked",
         "_decoder",
         "_events",
+        "_head_bytes",
         "_leading",
         "_limits",
         "_reading",
@@ -88,6 +92,7 @@ class H1Connection(ResponseWriter):
         "_section_bytes",
         "_start",
         "_tokenizer",
+        "_verdict",
         "client_ended",
         "expects_continue",
         "lingers",
@@ -107,6 +112,8 @@ class H1Connection(ResponseWriter):
         self._leading = 0
         self._section: HeaderSection = _NO_SECTION  # the last one, and what it was read from
         self._section_bytes = b""
+        self._verdict: Verdict = _NO_VERDICT  # on the last head, and what it was
+        self._head_bytes = b""
         self._remaining = 0  # of a fixed body; counts up for a chunked one
         self._decoder: ChunkedDecoder | None = None
         self.client_ended = False
@@ -237,13 +244,22 @@ class H1Connection(ResponseWriter):
             self._start = 0
         else:
             self._start = end
-        line_end = data.index(b"\r\n", start)
-        line = split_request_line(data[start:line_end], self._limits)
-        section = data[line_end + 2 : end]
-        if section != self._section_bytes:
-            self._section = judge_section(section, self._limits, self._tokenizer)
-            self._section_bytes = section if len(section) <= MAX_KEPT_SECTION else b""
-        event, length, keep_alive, expects_continue = judge_head(line, self._section, self._limits)
+        head = data[start:end]
+        if head != self._head_bytes:
+            self._verdict = verdict = self._judge(head)
+            event, length, keep_alive, expects_continue = verdict
+        else:  # the same request again: polls, probes, a proxy's favourites
+            kept, length, keep_alive, expects_continue = self._verdict
+            event = RequestReceived(
+                0,
+                kept.method,
+                kept.raw_path,
+                kept.query_string,
+                self._section.fields.copy(),
+                kept.http_version,
+                kept.end_stream,
+                kept.upgrade,
+            )
         self.stream_id += 1
         event.stream_id = self.stream_id
         if length == 0:
@@ -260,6 +276,19 @@ class H1Connection(ResponseWriter):
             self._keep_alive = False
         self._expect_response_to(event, self._section.trailers)
         self._events.append(event)
+
+    def _judge(self, head: bytes) -> Verdict:
+        line_end = head.index(b"\r\n")
+        line = split_request_line(head[:line_end], self._limits)
+        section = head[line_end + 2 :]
+        if section != self._section_bytes:
+            self._head_bytes = b""
+            self._section = judge_section(section, self._limits, self._tokenizer)
+            self._section_bytes = section if len(section) <= MAX_KEPT_SECTION else b""
+        verdict = judge_head(line, self._section, self._limits)
+        # In absolute form, the target's authority has taken the place of a field.
+        self._head_bytes = head if len(head) <= MAX_KEPT_SECTION and line[1].startswith(b"/") else b""
+        return verdict
 
     def _skip_empty_lines(self) -> int:
         while self._buffer.startswith(b"\r\n", self._start):

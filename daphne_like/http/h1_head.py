@@ -19,7 +19,14 @@ from daphne_like.http.headers import content_length, drop_underscores, list_memb
 from daphne_like.http.limits import Limits
 from daphne_like.typing import Headers
 
-__all__ = ["MAX_LINE_REST", "HeaderSection", "judge_head", "judge_section", "split_request_line"]
+__all__ = [
+    "MAX_LINE_REST",
+    "HeaderSection",
+    "Verdict",
+    "judge_head",
+    "judge_section",
+    "split_request_line",
+]
 
 
 @dataclass(slots=True)
@@ -139,9 +146,10 @@ def _judge_codings(codings: list[bytes], length: int | None) -> None:
         raise RemoteProtocolError("transfer coding not implemented", status_hint=501)
 
 
-def judge_head(
-    line: tuple[bytes, bytes, str], section: HeaderSection, limits: Limits
-) -> tuple[RequestReceived, int | None, bool, bool]:
+Verdict = tuple[RequestReceived, int | None, bool, bool]
+
+
+def judge_head(line: tuple[bytes, bytes, str], section: HeaderSection, limits: Limits) -> Verdict:
     """
     Judge a request line together with its header section.
 

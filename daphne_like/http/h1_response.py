@@ -13,12 +13,8 @@ from http import HTTPStatus
 from daphne_like.errors import InvalidMessage
 from daphne_like.http.events import RequestReceived
 from daphne_like.http.headers import (
-    CONNECTION,
-    CONTENT_LENGTH_FIELD,
-    DATE,
-    TRANSFER_ENCODING,
-    list_members,
     response_field,
+    response_section,
 )
 from daphne_like.http.identity import Identity
 from daphne_like.typing import Headers
@@ -134,31 +130,9 @@ class ResponseWriter:
         Raises:
             InvalidMessage: nothing is held, and another head may be tried.
         """
-        close = self._must_close()
-        lines: list[bytes] = [_STATUS_LINES.get(status) or _status_line(status)]
-        length: int | None = None
-        length_line = b""
-        has_date = has_server = False
-        for field in headers:
-            kind, line, announced = response_field(field)
-            if kind:
-                if kind == CONTENT_LENGTH_FIELD:
-                    if length is None:
-                        length = announced
-                        length_line = line
-                    elif length != announced:
-                        raise InvalidMessage(f"two Content-Length fields: {length} and {announced}")
-                    continue
-                if kind == TRANSFER_ENCODING:
-                    continue
-                if kind == CONNECTION:
-                    close = close or b"close" in list_members(field[1])
-                    continue
-                if kind == DATE:
-                    has_date = True
-                else:
-                    has_server = True
-            lines.append(line)
+        fields, length, length_line, close, has_date, has_server = response_section(headers)
+        close = close or self._must_close()
+        lines: list[bytes] = [_STATUS_LINES.get(status) or _status_line(status), fields]
 
         if status == 204:
             framing = _NO_BODY

@@ -23,6 +23,7 @@ __all__ = [
     "list_members",
     "request_target",
     "response_field",
+    "response_section",
 ]
 
 # ---- requests
@@ -156,3 +157,60 @@ def response_field(field: Any) -> tuple[int, bytes, int]:
             _KNOWN_FIELDS.clear()
         _KNOWN_FIELDS[tuple(field)] = rendered
     return rendered
+
+
+# Whole sections of such fields -> what response_section() says of them.
+_KNOWN_SECTIONS: dict[tuple[Any, ...], tuple[bytes, int | None, bytes, bool, bool, bool]] = {}
+_MAX_KNOWN_SECTIONS = 256
+_MAX_KNOWN_SECTION = 512
+
+
+def response_section(headers: Headers) -> tuple[bytes, int | None, bytes, bool, bool, bool]:
+    """
+    Judge and render all fields of a response.
+
+    Returns:
+        ``(lines, length, length_line, close, has_date, has_server)``: the fields that are sent as they are;
+        what Content-Length says, None without one, and its line; whether Connection says close; whether Date
+        and Server are among the lines.
+
+    Raises:
+        InvalidMessage: as response_field(); or two Content-Lengths that differ.
+    """
+    key = tuple(headers)
+    try:
+        return _KNOWN_SECTIONS[key]
+    except (KeyError, TypeError):
+        pass
+    lines = []
+    length: int | None = None
+    length_line = b""
+    close = has_date = has_server = False
+    for field in key:
+        kind, line, announced = response_field(field)
+        if kind:
+            if kind == CONTENT_LENGTH_FIELD:
+                if length is None:
+                    length = announced
+                    length_line = line
+                elif length != announced:
+                    raise InvalidMessage(f"two Content-Length fields: {length} and {announced}")
+                continue
+            if kind == TRANSFER_ENCODING:
+                continue
+            if kind == CONNECTION:
+                close = close or b"close" in list_members(field[1])
+                continue
+            if kind == DATE:
+                has_date = True
+            else:
+                has_server = True
+        lines.append(line)
+    section = (b"".join(lines), length, length_line, close, has_date, has_server)
+    if len(section[0]) <= _MAX_KNOWN_SECTION and all(
+        type(field) is tuple and field in _KNOWN_FIELDS for field in key
+    ):
+        if len(_KNOWN_SECTIONS) >= _MAX_KNOWN_SECTIONS:
+            _KNOWN_SECTIONS.clear()
+        _KNOWN_SECTIONS[key] = section
+    return section

@@ -189,3 +189,24 @@ def test_a_rendered_field_is_one_line(value):
     else:
         assert line == b"x: " + value + b"\r\n"
         assert line.count(b"\r") == line.count(b"\n") == 1
+
+
+def test_known_sections_are_few_short_and_without_cookies(monkeypatch):
+    monkeypatch.setattr(headers, "_KNOWN_SECTIONS", {})
+    for number in range(3 * headers._MAX_KNOWN_SECTIONS):
+        headers.response_section([(b"etag", b'"%d"' % number), (b"x", b"y" * number)])
+    headers.response_section([(b"set-cookie", b"a=b")])
+
+    assert 0 < len(headers._KNOWN_SECTIONS) <= headers._MAX_KNOWN_SECTIONS
+    assert max(len(lines) for lines, *_ in headers._KNOWN_SECTIONS.values()) <= headers._MAX_KNOWN_SECTION
+    assert not any(b"cookie" in lines for lines, *_ in headers._KNOWN_SECTIONS.values())
+
+
+def test_a_known_section_says_the_same_again():
+    fields = [(b"content-length", b"5"), (b"connection", b"close"), (b"date", b"now"), (b"a", b"b")]
+
+    first = headers.response_section(fields)
+
+    assert first == (b"date: now\r\na: b\r\n", 5, b"content-length: 5\r\n", True, True, False)
+    assert headers.response_section(list(fields)) == first
+    assert headers.response_section([list(field) for field in fields]) == first
