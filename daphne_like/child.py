@@ -26,9 +26,9 @@ from typing import Any, Protocol
 from . import logs
 from .errors import ConfigurationError, DaphneLikeError, StartupFailed
 from .settings import Settings
-from .worker_link import MAX_LINE, packed
+from .worker_link import MAX_LINE, InHand, packed
 
-__all__ = ["Beat", "Child", "ChildUser", "ending", "log_failure", "log_text", "orders_for"]
+__all__ = ["Beat", "Child", "ChildUser", "Placement", "ending", "log_failure", "log_text", "orders_for"]
 
 log = logging.getLogger(logs.SERVER)
 
@@ -51,6 +51,19 @@ class Beat:
     rss: int
 
 
+class Placement(Protocol):
+    """Where new work goes; names are those that workers have on the layer."""
+
+    def suspend(self, name: str) -> None:
+        """No new work for this worker."""
+
+    def resume(self, name: str) -> None:
+        """It gets its share again."""
+
+    def condemned(self, name: str, in_hand: InHand | None) -> None:
+        """It is about to be killed, because of what it is doing: nobody should do that again."""
+
+
 class ChildUser(Protocol):
     """Whom a child tells what happens to it; plain calls in the event loop."""
 
@@ -64,9 +77,20 @@ class ChildUser(Protocol):
         """The process is gone, and its `exit_code` known."""
 
 
-def orders_for(settings: Settings, application: str) -> dict[str, Any]:
-    """What a worker is told first; `settings.layer` is where it joins."""
-    return {"application": application, "settings": dataclasses.asdict(settings), "path": sys.path}
+def orders_for(settings: Settings, application: str, leavings: str | None = None) -> dict[str, Any]:
+    """
+    What a worker is told first.
+
+    Args:
+        settings: `layer` is where it joins.
+        leavings: a directory that nobody else removes when the server was killed.
+    """
+    return {
+        "application": application,
+        "settings": dataclasses.asdict(settings),
+        "path": sys.path,
+        "leavings": leavings,
+    }
 
 
 class Child:
@@ -110,6 +134,8 @@ class Child:
         self._socket: socket.socket | None = None
         self._buffer = b""
         self._failure: DaphneLikeError | None = None
+        self._in_hand: InHand | None = None
+        self._told_in_hand = asyncio.Event()
         self._settled = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -216,6 +242,17 @@ class Child:
             with contextlib.suppress(OSError):  # nobody reads: it is paused, or has ended
                 self._socket.send(packed({"say": "stacks"}))
 
+    async def in_hand(self, timeout: float) -> InHand | None:
+        """The streams that it has in hand, as its thread says; None if that takes longer than *timeout*."""
+        self._in_hand = None
+        self._told_in_hand.clear()
+        if self._socket is not None and self.running:
+            with contextlib.suppress(OSError, TimeoutError):
+                self._socket.send(packed({"say": "in hand"}))
+                async with asyncio.timeout(timeout):
+                    await self._told_in_hand.wait()
+        return self._in_hand
+
     # -- what it says -----------------------------------------------------------------------------
 
     def _readable(self) -> None:
@@ -257,6 +294,9 @@ class Child:
                     self._failure = StartupFailed(said["reason"], details=said["details"])
             case "stacks":
                 self._user.child_stacks(self, said["stacks"])
+            case "in hand":
+                self._in_hand = said["streams"]
+                self._told_in_hand.set()
 
     def _close_link(self) -> None:
         if self._socket is not None:
@@ -292,6 +332,7 @@ class Child:
         self._close_link()
         self.exit_code = code
         self._settled.set()
+        self._told_in_hand.set()
         self._ended.set()
         self._user.child_ended(self)
 

@@ -34,6 +34,7 @@ from .reload import settings_for_development, watch
 from .server import Server, serve_until_told
 from .settings import Settings
 from .supervisor import Supervisor
+from .worker_link import InHand
 
 __all__ = ["RelayedServer", "run"]
 
@@ -139,7 +140,7 @@ class RelayedServer:
         assert settings.layer is not None and self._layer is not None and self._relay is not None
         self.supervisor = Supervisor(
             settings,
-            orders_for(settings, self._application),
+            orders_for(settings, self._application, self._directory),
             {**os.environ, ENVIRONMENT: settings.layer},
             _Places(self._layer, self._relay),
             patient=settings.reload,
@@ -207,5 +208,5 @@ class _Places:
             with layer.lock:
                 layer.hub.resume(name)
 
-    def condemned(self, name: str) -> None:
-        self._relay.worker_condemned(name)
+    def condemned(self, name: str, in_hand: InHand | None) -> None:
+        self._relay.worker_condemned(name, in_hand)

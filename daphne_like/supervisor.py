@@ -7,8 +7,9 @@ It lives in the server's process, on its event loop, and never waits in a blocki
   longer each time, up to MAX_PAUSE, and back to none as soon as a worker has lasted.
 * reload() starts a whole new set, one after the other, and only when each of them has proved ready are the old
   ones told to drain: no socket moves twice, and while the new version does not start, the old one serves.
+  Asked again meanwhile, it begins anew: what hangs while it starts is not waited for.
 * A worker that has become too old, too large, or has served enough, is replaced: one at a time, ready first,
-  and the next not before the old one has ended.
+  and the next not before the old one has ended (but for reload(), which does not wait for that).
 * A worker whose event loop is silent is reported with the stacks of its threads, and gets no new work. Silent
   for `worker_stuck_timeout`, it is replaced and killed. One that does not beat (paused, or the machine is
   busy) gets no new work until it does, and is never killed.
@@ -26,15 +27,15 @@ import logging
 import random
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from . import logs
-from .child import WORKER, Child, ending, log_failure, log_text
+from .child import WORKER, Child, Placement, ending, log_failure, log_text
 from .errors import ConfigurationError, DaphneLikeError, StartupFailed
 from .settings import Settings
 from .worker_link import BEAT_INTERVAL
 
-__all__ = ["Placement", "Supervisor"]
+__all__ = ["Supervisor"]
 
 log = logging.getLogger(logs.SERVER)
 
@@ -49,21 +50,10 @@ SILENT = 10.0
 LATE = 3.5
 # After graceful_timeout and shutdown_timeout, for the interpreter's own end.
 KILL_MARGIN = 2.0
+# For its thread to say what it has in hand, before it is killed.
+ANSWER_TIME = 1.0
 # A replacement that did not start is tried again after this.
 RETRY_REPLACEMENT = 30.0
-
-
-class Placement(Protocol):
-    """Where new work goes; names are those that workers have on the layer."""
-
-    def suspend(self, name: str) -> None:
-        """No new work for this worker."""
-
-    def resume(self, name: str) -> None:
-        """It gets its share again."""
-
-    def condemned(self, name: str) -> None:
-        """It is about to be killed, because of what it is doing: nobody should do that again."""
 
 
 class Supervisor:
@@ -115,6 +105,7 @@ class Supervisor:
         self._turnover: asyncio.Task[None] | None = None
         self._reload_asked = False
         self._replace_not_before = 0.0
+        self._recycled: Child | None = None  # the last
         self._ticker: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
 
@@ -143,12 +134,13 @@ class Supervisor:
             raise
 
     def reload(self) -> None:
-        """Replace every worker by one that runs the code of now. Asked again meanwhile: once more after that."""
+        """Replace every worker by one that runs the code of now. Asked again meanwhile: that begins anew."""
         self._reload_asked = True
         self._given_up = False
         self._failures = 0
         self._not_before = 0.0
         if self._first is not None and self._first.done():
+            self._disown_starting()
             self._turn_over()
 
     def add(self) -> None:
@@ -207,9 +199,17 @@ class Supervisor:
     async def _end_in_time(self, child: Child) -> None:
         if not await child.wait_ended(self._grace):
             log.warning("a worker does not stop, killing it", extra={**child.described, "after": self._grace})
-            self._placement.condemned(child.name)
-            child.kill()
+            await self._condemn(child)
             await child.wait_ended()
+
+    async def _condemn(self, child: Child) -> None:
+        """Kill it for what it does, whatever that is."""
+        try:
+            in_hand = await child.in_hand(ANSWER_TIME)
+            if child.running:
+                self._placement.condemned(child.name, in_hand)
+        finally:
+            child.kill()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -293,7 +293,7 @@ class Supervisor:
             self._starting.discard(child)
         self._serving.append(child)
         child.quota += random.randint(0, self._settings.limit_max_requests_jitter)
-        log.info("worker ready", extra=child.described)
+        log.info("worker ready", extra={**child.described, "address": child.name})
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
 
@@ -399,15 +399,16 @@ class Supervisor:
 
     async def _replace_stuck(self, stuck: Child) -> None:
         """Another one first, if one can be had; then the end of this one, which can hear nothing."""
+        missing = self._target > len(self._serving) + len(self._starting)
+        new = self._new_child() if missing else None
         try:
-            if self._target > len(self._serving) + len(self._starting):
-                await self._make_ready(self._new_child())
+            if new is not None:
+                await self._make_ready(new)
         except DaphneLikeError as error:
-            self._failed(str(error), error)
+            if new is not None and not new.unwanted:
+                self._failed(str(error), error)
         finally:
-            if stuck.exit_code is None:
-                self._placement.condemned(stuck.name)
-                stuck.kill()
+            await self._condemn(stuck)
         self._balance()
 
     # -- the old for the new ----------------------------------------------------------------------
@@ -435,16 +436,19 @@ class Supervisor:
                 await self._reload_all()
                 continue
             for child in self._serving:
-                if (why := self._due(child)) is not None:
+                if (why := self._due(child)) is not None and self._recycled not in self._leaving:
                     break
             else:
                 return
             await self._recycle(child, why)
 
-    async def _reload_all(self) -> None:
+    def _disown_starting(self) -> None:
         for child in self._starting:  # with the code of a moment ago, or of now: who knows
             child.unwanted = True
             child.kill()
+
+    async def _reload_all(self) -> None:
+        self._disown_starting()
         old = list(self._serving)
         log.info("starting new workers", extra={"workers": self._target})
         new: list[Child] = []
@@ -453,10 +457,8 @@ class Supervisor:
             try:
                 await self._make_ready(child)
             except DaphneLikeError as error:
-                if not old:
-                    self._not_started(error)
-                else:
-                    log_failure("the new workers do not start, the old ones go on serving", error)
+                if not child.unwanted:
+                    self._not_started(error, others=bool(old))
                 old = new
                 break
             new.append(child)
@@ -466,23 +468,27 @@ class Supervisor:
         if len(new) == self._target:
             log.info("all workers are new", extra={"workers": len(self._serving)})
 
-    def _not_started(self, error: DaphneLikeError) -> None:
-        if self._patient:
+    def _not_started(self, error: DaphneLikeError, *, others: bool) -> None:
+        if others:
+            log_failure("the new workers do not start, the old ones go on serving", error)
+        elif self._patient:
             self._wait_for_change(error)
         else:
             self._failed(str(error), error)
 
     async def _recycle(self, child: Child, why: str) -> None:
         log.info("replacing a worker", extra={**child.described, "because": why})
+        new = self._new_child()
         try:
-            await self._make_ready(self._new_child())
+            await self._make_ready(new)
         except DaphneLikeError as error:
-            self._replace_not_before = asyncio.get_running_loop().time() + RETRY_REPLACEMENT
-            log_failure("the new workers do not start, the old ones go on serving", error)
+            if not new.unwanted:
+                self._replace_not_before = asyncio.get_running_loop().time() + RETRY_REPLACEMENT
+                self._not_started(error, others=True)
             return
         if child in self._serving:
-            self._release(child)
-            await self._end_in_time(child)
+            self._recycled = child
+            self._drain(child)
 
     def _drain(self, child: Child) -> None:
         self._release(child)

@@ -2,14 +2,16 @@
 The line between a worker and the supervisor that started it: a socket pair with lines of JSON both ways.
 
 Down come the orders (application, settings, sys.path, layer), and later questions. Up go `ready`, or `failed`
-with the reason; then a beat each second; and the stacks of all threads when they are asked for.
+with the reason; then a beat each second; and, when it is asked for, the stacks of all threads, or which streams
+the worker has in hand.
 
 In the worker all of this is done by a thread of its own, so that a worker whose event loop is stuck still
 beats, and can still be asked where it is stuck. With each beat it says how long the event loop has been
 silent: the thread posts a call into the loop and counts its own beats until that has run. It counts beats, not
 time, for a process that was paused (SIGSTOP, a laptop's lid) was not stuck.
 
-The end of the line means that the supervisor is gone, however it went: the worker ends, too.
+The end of the line means that the supervisor is gone, however it went: the worker ends, too, and removes the
+private directory that the supervisor cannot remove any more.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import json
 import logging
 import os
 import select
+import shutil
 import socket
 import sys
 import threading
@@ -29,7 +32,7 @@ from typing import Any
 
 from . import logs
 
-__all__ = ["BEAT_INTERVAL", "MAX_LINE", "SupervisorLink", "packed", "resident_memory", "stacks"]
+__all__ = ["BEAT_INTERVAL", "MAX_LINE", "InHand", "SupervisorLink", "packed", "resident_memory", "stacks"]
 
 log = logging.getLogger(logs.SERVER)
 
@@ -40,6 +43,9 @@ MAX_LINE = 1024 * 1024
 MAX_TEXT = 64 * 1024
 # Without a supervisor: time for applications to notice that their clients are gone, and to shut down.
 ORPHAN_TIME = 10.0
+
+# By server: stream, epoch, and what of it the application has taken. See relay.worker.Worker.in_hand().
+InHand = dict[str, list[list[int]]]
 
 
 def packed(said: dict[str, Any]) -> bytes:
@@ -53,6 +59,9 @@ class SupervisorLink:
 
     Args:
         descriptor: inherited; not handed on to processes that the application starts.
+
+    Attributes:
+        leavings: a directory to remove when the supervisor is gone.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -61,7 +70,9 @@ class SupervisorLink:
         self._buffer = b""
         self._sending = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.leavings: str | None = None
         self._served: Callable[[], int] = int
+        self._in_hand: Callable[[], InHand] = dict
         self._orphaned: Callable[[], None] = lambda: None
         self._turned = True
         self._silent = 0.0
@@ -80,6 +91,7 @@ class SupervisorLink:
                 raise EOFError
         threading.Thread(target=self._run, name="supervisor link", daemon=True).start()
         orders: dict[str, Any] = json.loads(line)
+        self.leavings = orders.get("leavings")
         return orders
 
     def say_ready(
@@ -88,6 +100,7 @@ class SupervisorLink:
         loop: asyncio.AbstractEventLoop,
         served: Callable[[], int],
         orphaned: Callable[[], None],
+        in_hand: Callable[[], InHand] = dict,
     ) -> None:
         """
         The worker takes work from now on; begin to beat.
@@ -96,9 +109,11 @@ class SupervisorLink:
             name: of the worker on the layer, as others see it.
             served: gives how many requests and WebSockets the worker has taken; called from another thread.
             orphaned: called in *loop* when the supervisor is gone.
+            in_hand: gives Worker.in_hand; called from another thread.
         """
         self._served = served
         self._orphaned = orphaned
+        self._in_hand = in_hand
         self._send({"say": "ready", "name": name})
         self._loop = loop
 
@@ -168,8 +183,12 @@ class SupervisorLink:
     def _answer(self, asked: dict[str, Any]) -> None:
         if asked.get("say") == "stacks":
             self._send({"say": "stacks", "stacks": stacks()})
+        elif asked.get("say") == "in hand":
+            self._send({"say": "in hand", "streams": self._in_hand()})
 
     def _end_without_supervisor(self) -> None:
+        if self.leavings is not None:
+            shutil.rmtree(self.leavings, ignore_errors=True)  # another worker may be at it, too
         loop = self._loop
         if loop is None:
             os._exit(1)

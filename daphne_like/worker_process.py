@@ -146,7 +146,7 @@ class _WorkerProcess:
                     waiting = True
         if self._link is not None:
             loop = asyncio.get_running_loop()
-            self._link.say_ready(worker.address, loop, lambda: worker.served, self._orphaned)
+            self._link.say_ready(worker.address, loop, lambda: worker.served, self._orphaned, worker.in_hand)
         else:
             log.info("worker ready", extra={"layer": settings.layer, "address": worker.address})
 

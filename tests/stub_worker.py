@@ -10,6 +10,7 @@ The plan is a JSON file, read anew by each worker, so that a test can change wha
     served: count                 what it says that it has served
     deaf: true                    it does not hear SIGTERM
     stuck: true                   its event loop stops turning once it is ready
+    in_hand: streams              what it says that it has in hand
 
 It beats twenty times a second.
 """
@@ -33,7 +34,8 @@ async def work(link, plan):
     told = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, (lambda: None) if plan.get("deaf") else told.set)
     if not plan.get("mute"):
-        link.say_ready(f"stub{os.getpid()}", loop, lambda: plan.get("served", 0), told.set)
+        name = f"stub{os.getpid()}"
+        link.say_ready(name, loop, lambda: plan.get("served", 0), told.set, lambda: plan.get("in_hand", {}))
     if "die" in plan:
         os._exit(plan["die"])
     if plan.get("stuck"):

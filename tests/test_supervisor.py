@@ -59,8 +59,8 @@ class Placements:
     def resume(self, name):
         self.suspended.discard(name)
 
-    def condemned(self, name):
-        self.doomed.append(name)
+    def condemned(self, name, in_hand):
+        self.doomed.append((name, in_hand))
 
 
 class Crew:
@@ -259,15 +259,20 @@ async def test_new_version_that_does_not_start_leaves_the_old_serving(tmp_path):
         await made.journal.wait_for("worker ended", 2)
 
 
-async def test_reload_asked_for_during_a_reload_comes_after_it(tmp_path):
-    async with crew(tmp_path) as made:
+async def test_reload_asked_for_during_a_reload_begins_anew_and_waits_for_nothing(tmp_path):
+    async with crew(tmp_path, workers=2) as made:
+        await made.journal.wait_for("worker ready", 2)
+        made.plan(mute=True)
         made.supervisor.reload()
         await made.journal.wait_for("starting new workers")
+        made.plan()
         made.supervisor.reload()
         made.supervisor.reload()
-        await made.journal.wait_for("all workers are new", 2)
+        await made.journal.wait_for("all workers are new")
         await made.journal.wait_for("worker ended", 2)
-        assert len(made.pids()) == 3
+        assert len(made.pids()) == 4
+        assert made.journal.sentences().count("starting new workers") == 2
+        assert not [record for record in made.journal.records if record.levelno > logging.INFO]
 
 
 async def test_old_worker_that_does_not_end_is_killed_and_condemned(tmp_path, monkeypatch):
@@ -280,7 +285,7 @@ async def test_old_worker_that_does_not_end_is_killed_and_condemned(tmp_path, mo
         assert killed.pid == old
         ended = await made.journal.wait_for("worker ended")
         assert (ended.pid, ended.how) == (old, "killed by SIGKILL")
-        assert made.placement.doomed == [f"stub{old}"]
+        assert made.placement.doomed == [(f"stub{old}", {})]
 
 
 async def test_recycling_by_requests_is_one_at_a_time(tmp_path):
@@ -293,6 +298,18 @@ async def test_recycling_by_requests_is_one_at_a_time(tmp_path):
         story = [each for each in made.journal.sentences() if each in ("replacing a worker", "worker ended")]
         assert story == ["replacing a worker", "worker ended"] * 2
         assert made.supervisor.serving == 2
+
+
+async def test_reload_does_not_wait_for_a_worker_that_is_being_recycled(tmp_path):
+    async with crew(tmp_path, plan={"served": 9, "deaf": True}, limit_max_requests=9) as made:
+        made.plan()
+        await made.journal.wait_for("replacing a worker")
+        await made.journal.wait_for("worker ready", 2)
+        made.supervisor.reload()
+        await made.journal.wait_for("all workers are new")
+        assert made.pids("worker ended") in ([], made.pids()[1:2])
+        os.kill(made.pids()[0], signal.SIGKILL)
+        await made.journal.wait_for("worker ended", 2)
 
 
 async def test_jitter_raises_the_limit(tmp_path, monkeypatch):
@@ -330,7 +347,9 @@ async def test_replacement_that_does_not_start_is_tried_later(tmp_path):
 
 async def test_stuck_worker_is_reported_with_its_stacks_then_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SILENT", 0.2)
-    async with crew(tmp_path, plan={"stuck": True}, worker_stuck_timeout=0.6) as made:
+    in_hand = {"server": [[1, 2, 3]]}
+    plan = {"stuck": True, "in_hand": in_hand}
+    async with crew(tmp_path, plan=plan, worker_stuck_timeout=0.6) as made:
         stuck = made.pids()[0]
         reported = await made.journal.wait_for("a worker's event loop is stuck, it gets no new work")
         assert reported.pid == stuck
@@ -340,7 +359,7 @@ async def test_stuck_worker_is_reported_with_its_stacks_then_replaced(tmp_path, 
         await made.journal.wait_for("a worker is stuck, replacing it")
         ended = await made.journal.wait_for("worker ended")
         assert (ended.pid, ended.how) == (stuck, "killed by SIGKILL")
-        assert made.placement.doomed == [f"stub{stuck}"]
+        assert made.placement.doomed == [(f"stub{stuck}", in_hand)]
         story = made.journal.sentences()
         assert story.count("worker ready") == 2  # the other one first
         assert made.supervisor.serving == 1

@@ -13,7 +13,7 @@ import asyncio
 import fnmatch
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from daphne_like import logs
@@ -44,8 +44,11 @@ log = logging.getLogger(logs.SERVER)
 
 # How often deadlines are looked at.
 TICK = 0.25
+# How often the log tells of streams that nobody took, at most.
+TELL_REFUSED_EVERY = 1.0
 
 OnRestart = Literal["resume", "close"]
+InHand = Mapping[str, Sequence[Sequence[int]]]
 
 
 class RelayApplication:
@@ -92,6 +95,8 @@ class RelayApplication:
         self._idle = False
         self._emptied: asyncio.Future[None] | None = None
         self._keepalive_at = 0.0
+        self._refused_told = 0
+        self._tell_refused_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI 3."""
@@ -204,20 +209,30 @@ class RelayApplication:
     def _tick(self) -> None:
         """Look at the deadlines; end when there was no lease for a while."""
         assert self._loop is not None
+        now = self._loop.time()
+        untold = self.counters.refused - self._refused_told
+        if untold and now >= self._tell_refused_at:
+            self._tell_refused(untold, now)
+            untold = 0
         if self._leases:
-            now = self._loop.time()
             for lease in [lease for lease in self._leases.values() if lease.deadline <= now]:
                 lease.deadline_passed(now)
             if not self.knows_claims and now >= self._keepalive_at:
                 self._keepalive_at = now + self.terms.keepalive
                 for lease in self._leases.values():
                     lease.keep_alive()
-        elif self._idle:
+        elif self._idle and not untold:
             self._timer = None
             self._idle = False
             return
         self._idle = not self._leases
         self._timer = self._loop.call_later(TICK, self._tick)
+
+    def _tell_refused(self, untold: int, now: float) -> None:
+        self._refused_told += untold
+        self._tell_refused_at = now + TELL_REFUSED_EVERY
+        waiting = sum(lease.state is OPENING for lease in self._leases.values())
+        log.warning("no worker is free, streams were refused", extra={"refused": untold, "waiting": waiting})
 
     # ---- layers.port.PortUser
 
@@ -291,15 +306,25 @@ class RelayApplication:
             },
         )
 
-    def worker_condemned(self, address: str) -> None:
+    def worker_condemned(self, address: str, in_hand: InHand | None = None) -> None:
         """
-        The worker will be killed, for what it does or does not do: its requests do not run again elsewhere.
+        The worker will be killed, for what it does or does not do: nobody else is to do that again.
 
-        Its WebSockets and event streams are moved as ever.
+        Requests that it has begun do not run again, and what the applications of its WebSockets have taken is
+        not given to the next ones. Else everything moves as ever.
+
+        Args:
+            in_hand: as Worker.in_hand() has it; None where the worker does not say: all of its requests count.
         """
-        for lease in self._leases.values():
-            if lease.worker == address and isinstance(lease, HTTPLease):
-                lease.forbid_another_run()
+        if in_hand is None:
+            for lease in self._leases.values():
+                if lease.worker == address and isinstance(lease, HTTPLease):
+                    lease.worker_condemned(0)
+            return
+        for stream, epoch, taken in in_hand.get(self._port.address, ()):
+            held = self._leases.get(stream)
+            if held is not None and held.worker == address and held.epoch == epoch:
+                held.worker_condemned(taken)
 
     def port_lost(self) -> None:
         self.reachable = False

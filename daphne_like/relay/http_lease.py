@@ -153,9 +153,8 @@ class HTTPLease(Lease):
         self.deadline = self.keeper.time() + self.keeper.terms.release_timeout
         self.keeper.post(self.worker, [CANCEL, self.stream, self.epoch, HANDED_OFF, 1012])
 
-    def forbid_another_run(self) -> None:
-        """Its worker is ended for what it does: what has not been answered may be why."""
-        self.runs = self.keeper.terms.max_runs
+    def worker_condemned(self, taken: int) -> None:
+        self.runs = self.keeper.terms.max_runs  # what has not been answered may be why
 
     def _application_ended(self, error: str) -> None:
         if self._client_silent and not self._response_has_come():

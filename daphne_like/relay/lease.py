@@ -121,7 +121,7 @@ class Lease:
     @property
     def described(self) -> dict[str, Any]:
         """Which one it is, for the log."""
-        return {"path": self.scope.get("path"), "worker": self.worker, "epoch": self.epoch}
+        return {"path": self.scope.get("path"), "address": self.worker, "epoch": self.epoch}
 
     # ---- opening
 
@@ -302,6 +302,9 @@ class Lease:
     def worker_gone(self) -> None:
         """The worker has left, or died."""
         raise NotImplementedError
+
+    def worker_condemned(self, taken: int) -> None:
+        """The worker will be killed for what it does; its application had taken the items up to *taken*."""
 
     def layer_lost(self) -> None:
         """Nothing reaches anybody; who had the stream may go on with it, unheard."""

@@ -227,6 +227,11 @@ class Session:
     # ---- to the server
 
     @property
+    def begun(self) -> bool:
+        """Whether its application runs, or has run."""
+        return self._started
+
+    @property
     def taken(self) -> int:
         """Number of the last item that the application has received."""
         return self._inflow.taken if self._inflow is not None else 0

@@ -174,6 +174,9 @@ class WebSocketLease(Lease):
                     return
             self._move("lost")
 
+    def worker_condemned(self, taken: int) -> None:
+        self._took(taken)
+
     def layer_lost(self) -> None:
         if self.state is OPENING and not self.client_lost:
             self._move(self.resume)

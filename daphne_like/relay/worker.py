@@ -143,6 +143,29 @@ class Worker:
         """How many run now, by shared channel."""
         return self._running.copy()
 
+    def in_hand(self) -> dict[str, list[list[int]]]:
+        """
+        What must not be done again elsewhere, should the event loop never come back from this turn.
+
+        May be called from any thread.
+
+        Returns:
+            by server, [stream, epoch, taken]: of requests whose application has begun; and of WebSockets whose
+            application has taken something in this turn, which their servers do not know yet.
+        """
+        found: dict[str, list[list[int]]] = {}
+        # Copies: the event loop's thread may have come back.
+        sessions: list[Session] = [
+            each for each in list(self._to_flush) if isinstance(each, WebSocketSession)
+        ]
+        for streams in list(self._sessions.values()):
+            sessions += [
+                each for each in list(streams.values()) if isinstance(each, HTTPSession) and each.begun
+            ]
+        for session in sessions:
+            found.setdefault(session.server, []).append([session.stream, session.epoch, session.taken])
+        return found
+
     async def start(self) -> None:
         """
         Join the layer and serve.

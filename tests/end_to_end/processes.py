@@ -29,6 +29,7 @@ __all__ = [
     "ROOT",
     "Lines",
     "ServerProcess",
+    "children",
     "complaint_of",
     "connected",
     "eventually",
@@ -240,6 +241,17 @@ def connected(port: int) -> Callable[[ServerProcess], None]:
         return True
 
     return lambda server: eventually(lambda: accepted(server), START_WITHIN)
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the children of a process, whichever of its threads started them; Linux."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(word) for word in task.read_text().split()]
+        except OSError:
+            pass  # the thread has ended
+    return found
 
 
 def eventually(holds: Callable[[], bool], timeout: float = LINE_WITHIN) -> None:

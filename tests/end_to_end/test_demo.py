@@ -27,6 +27,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.chromium import Chromedriver, Page, running_chromedriver
+from tests.end_to_end.processes import children, eventually
 
 pytest.importorskip("channels", reason="the demo's requirements are not installed: pip install -e '.[demo]'")
 
@@ -38,6 +39,7 @@ OUR_SERVER = (
     f"{shlex.quote(sys.executable)} -m daphne_like --fd {{fd}} --graceful-timeout 3 seatmap.asgi:application"
 )
 SERVER = os.environ.get("SEATMAP_SERVER", OUR_SERVER)
+WORKERS = ("--workers", "2")
 EXIT_CODES = {0} if SERVER == OUR_SERVER else {0, -signal.SIGTERM}
 ANSWER_WITHIN = 20.0
 STOP_WITHIN = 40.0
@@ -50,13 +52,21 @@ HAS_NOTICE = (
     "[...document.querySelectorAll('#toasts p')].some((notice) => notice.textContent.includes(given[0]))"
 )
 
+NOTE_STATES = """
+    window.states = [];
+    const line = document.getElementById("line");
+    new MutationObserver(() => window.states.push(line.dataset.state)).observe(line, {attributes: true});
+"""
+
 HOLD_H4 = "from theatre import booking, visitors; booking.hold('H4', visitors.Visitor('0a1b'))"
 
 
 class Site:
     """The demo with a database of its own; start and stop it as often as you like."""
 
-    def __init__(self, directory: Path, **environment: str) -> None:
+    def __init__(self, directory: Path, *words: str, **environment: str) -> None:
+        self._words = words
+        self.process: subprocess.Popen[bytes] | None = None
         self._environment = {
             **os.environ,
             "SECRET_KEY": "of a test",
@@ -82,13 +92,14 @@ class Site:
         fd = self._socket.fileno()
         with self._log.open("ab") as log:
             process = subprocess.Popen(
-                shlex.split(SERVER.format(fd=fd)),
+                [*shlex.split(SERVER.format(fd=fd)), *self._words],
                 cwd=SITE,
                 env=self._environment,
                 pass_fds=[fd],
                 stdout=log,
                 stderr=log,
             )
+        self.process = process
         with process:
             try:
                 self._wait_for_first_answer(process)
@@ -165,9 +176,11 @@ class Visit:
             return response.status, json.load(response)
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("seatmap")) as site, site.running():
+@pytest.fixture(scope="module", params=[(), WORKERS], ids=["embedded", "relayed"])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    if request.param and SERVER != OUR_SERVER:
+        pytest.skip("another server has no such workers")
+    with Site(tmp_path_factory.mktemp("seatmap"), *request.param) as site, site.running():
         yield site
 
 
@@ -348,6 +361,35 @@ def test_pages_come_back_after_a_restart_and_hear_what_they_missed(tmp_path, ope
             page.wait_for(STATE_IS, "H4", "taken", timeout=30)
             page.wait_for(LINE_IS, live(transport))
             assert page.evaluate("document.body.dataset.loaded") == "once"
+            page.open("about:blank")
+
+
+@in_browsers
+@pytest.mark.skipif(SERVER != OUR_SERVER, reason="another server has no such workers")
+def test_pages_stay_connected_while_workers_come_and_go(tmp_path, open_page):
+    """SIGHUP, then kill -9 of a worker: the line of both pages stays live, and each sees the other's seats."""
+    with Site(tmp_path, *WORKERS) as site, site.running():
+        first, second = open_page(site, "websocket"), open_page(site, "websocket")
+        for page in (first, second):
+            page.wait_for(LINE_IS, live("websocket"))
+            page.evaluate(NOTE_STATES)
+        pick(first, "B6")
+        second.wait_for(STATE_IS, "B6", "taken")
+        assert site.process is not None
+        old = set(children(site.process.pid))
+
+        site.process.send_signal(signal.SIGHUP)
+        eventually(lambda: len(now := set(children(site.process.pid))) == 2 and not now & old, 30)
+        pick(second, "B8")
+        first.wait_for(STATE_IS, "B8", "taken")
+
+        os.kill(children(site.process.pid)[0], signal.SIGKILL)
+        pick(first, "C6")
+        second.wait_for(STATE_IS, "C6", "taken")
+        pick(second, "C8")
+        first.wait_for(STATE_IS, "C8", "taken")
+        for page in (first, second):
+            assert page.evaluate("window.states") == []
             page.open("about:blank")
 
 

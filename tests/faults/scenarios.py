@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.end_to_end.processes import ServerProcess
+from tests.end_to_end.processes import ServerProcess, children
 from tests.faults.load import Load, Report, fetch
 
 APPLICATION = "tests.faults.application:application"
@@ -72,12 +72,7 @@ async def served(*words: str) -> AsyncIterator[ServerProcess]:
 
 def workers(server: ServerProcess) -> list[int]:
     """Process ids of the server's children."""
-    found = []
-    # A child belongs to the thread that started it.
-    for task in Path(f"/proc/{server.process.pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(word) for word in task.read_text().split()]
-    return found
+    return children(server.process.pid)
 
 
 async def until(condition: Callable[[], object], what: str, within: float = WITHIN) -> None:

@@ -461,7 +461,7 @@ def test_a_worker_that_is_ended_for_what_it_does(keeper):
     """Its requests may be why."""
     lease = request(keeper)
     lease.claimed("w1")
-    lease.forbid_another_run()
+    lease.worker_condemned(0)
     lease.worker_gone()
     assert lease.verdict is LOST_WORKER
 

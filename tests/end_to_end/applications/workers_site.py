@@ -1,8 +1,8 @@
 """
 A bare ASGI 3 application for workers: says which process it is, and is caught in the middle of things.
 
-Each path is one behaviour; what it does it notes on stderr as `noted <path> <pid>`. Where $GATE names a FIFO, the
-import waits until somebody opens it for writing.
+Each path is one behaviour; what it does it notes on stderr as `noted <what> <pid>`. Where $GATE names a FIFO,
+the import hangs until somebody has opened that for writing, and closed it.
 """
 
 import asyncio
@@ -25,7 +25,6 @@ def note(what: str) -> None:
 
 
 if GATE is not None and os.path.exists(GATE):
-    note("import")
     with open(GATE, "rb") as gate:
         gate.read()
 
