@@ -196,6 +196,8 @@ def test_a_line_is_a_field_or_the_section_is_refused(lines):
 def test_any_sections_leave_nothing_to_the_next(sections):
     tokenizer = FieldTokenizer()
     for lines in sections:
+        if b"\r\n\r\n" in b"\r\n" + lines:
+            continue  # an empty line ends a section: nobody cuts behind it
         with suppress(RemoteProtocolError):
             tokenizer.cut(lines + b"\r\n")
     assert tokenizer.cut(b"a: b\r\n\r\n") == [(b"a", b"b")]
