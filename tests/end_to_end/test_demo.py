@@ -52,11 +52,11 @@ HAS_NOTICE = (
     "[...document.querySelectorAll('#toasts p')].some((notice) => notice.textContent.includes(given[0]))"
 )
 
-NOTE_STATES = """
-    window.states = [];
-    const line = document.getElementById("line");
-    new MutationObserver(() => window.states.push(line.dataset.state)).observe(line, {attributes: true});
-"""
+LINE = "document.getElementById('line')"
+NOTE_STATES = (
+    f"window.states = [], new MutationObserver(() => window.states.push({LINE}.dataset.state))"
+    f".observe({LINE}, {{attributes: true}})"
+)
 
 HOLD_H4 = "from theatre import booking, visitors; booking.hold('H4', visitors.Visitor('0a1b'))"
 
