@@ -141,7 +141,8 @@ def _parser(usage: str = f"{PROGRAM} APPLICATION [options]", description: str = 
         usage=usage,
         description=description,
         epilog="Every option may also stand in the environment (DAPHNE_LIKE_MAX_HEAD_SIZE=64k) or in a TOML "
-        "file (max_head_size = 65536). `daphne-like settings` shows what they come to.",
+        "file (max_head_size = 65536). `daphne-like settings` shows what they come to; `daphne-like worker "
+        "APPLICATION --layer URL` is a worker for a server that runs already.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32),
