@@ -46,6 +46,12 @@ hypothesis.settings.register_profile("daphne_like", deadline=None)
 hypothesis.settings.load_profile("daphne_like")
 
 
+def pytest_configure() -> None:
+    """A suite that runs in a shell's background ignores SIGINT, and what it starts would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def event_loop_runner() -> Iterator[asyncio.Runner]:
     with asyncio.Runner(loop_factory=NEW_LOOP) as runner:
