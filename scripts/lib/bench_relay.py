@@ -70,9 +70,11 @@ class Comparison:
 
 
 def started(name: str) -> AbstractContextManager[RunningServer]:
-    """The server *name*, running: the relayed one on both cores, the others on the one that is not ours."""
+    """The server *name*, running: the relayed one and its generator on both cores, others on one each."""
     if name == RELAYED:
+        os.sched_setaffinity(0, CORES)
         return bench_servers.running(RELAYED_SERVER, *CORES)
+    os.sched_setaffinity(0, CORES[1:])
     return bench_servers.running(SERVERS[name], CORES[0])
 
 
