@@ -198,11 +198,13 @@ def said(process: subprocess.Popen[str]) -> dict[str, float]:
 
 
 def measure_memory_layer(name: str, seconds: int) -> Sample:
+    os.sched_setaffinity(0, CORES[1:])
     return Sample(said(pair("memory", name, str(seconds)))["rate"])
 
 
 def measure_pair(name: str, seconds: int) -> Sample:
     """Round trips a second between two processes, FLIGHT at a time."""
+    os.sched_setaffinity(0, CORES)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         engine = None
         if name == "ours-ipc":
