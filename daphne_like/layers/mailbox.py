@@ -336,9 +336,17 @@ class Mailbox:
             return stream
 
     def discard(self, group: str, channel: str) -> None:
-        """The application leaves a group; the hub is told by the layer."""
+        """
+        The application leaves a group; the hub is told by the layer.
+
+        A stream that is being given away leaves no group by this: its next instance gets what comes until the
+        hub diverts it.
+        """
         with self._lock:
-            self._remove(group, channel)
+            box = self._boxes.get(channel)
+            known = self._streams.get(box.stream) if box is not None else None
+            if known is None or not known.leaving:
+                self._remove(group, channel)
 
     def stream_leaving(self, stream: str) -> None:
         """See BaseChannelLayer."""

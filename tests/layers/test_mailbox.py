@@ -371,6 +371,18 @@ def test_what_is_held_is_handed_over(leaving):
     assert held(leaving) == []
 
 
+def test_the_goodbye_of_a_stream_that_is_given_away_loses_nothing(leaving):
+    """Channels' consumers leave their groups in disconnect(), maybe before the hub has answered."""
+    leaving.stream_leaving(STREAM)
+    leaving.discard("g", CHANNEL)
+    leaving.deliver_group("g", b"1", 2000)
+    leaving.stream_diverted(STREAM)
+    leaving.deliver_group("g", b"not ours any more", 2000)
+    leaving.stream_left(STREAM)
+    assert held(leaving) == [[("g", b"1")]]
+    assert leaving.memberships() == []
+
+
 def test_handed_over_only_when_nothing_more_can_come(leaving):
     """The session ends before the hub has answered: what it sent until then belongs to it."""
     leaving.stream_leaving(STREAM)
