@@ -18,6 +18,7 @@ gap), the newest are dropped and counted. Other messages were let in, and counte
 """
 
 import asyncio
+import logging
 import threading
 import time
 from asyncio import _get_running_loop as running_loop
@@ -25,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
 from .gap import MAX_MESSAGES
@@ -32,6 +34,8 @@ from .groups import owner_name
 from .member import End
 
 __all__ = ["Door", "Mailbox"]
+
+log = logging.getLogger(logs.LAYERS)
 
 # (payload, expires, whether the hub counts it, the group it was sent to or "")
 _Item = tuple[bytes, float, bool, str]
@@ -123,6 +127,7 @@ class Mailbox:
         self._memberships: dict[str, set[str]] = {}
         self._streams: dict[str, _Stream] = {}
         self.dropped = 0
+        self._dropped_told = 0
         self.expired = 0
 
     # Receiving.
@@ -426,8 +431,12 @@ class Mailbox:
                     door.stream_leaving(self, stream)
 
     def expire(self) -> None:
-        """Drop what is too old, and boxes that nothing happens in. About once a second."""
+        """Drop what is too old, and boxes that nothing happens in; tell of what was lost. About once a second."""
         with self._lock:
+            if self.dropped != self._dropped_told:
+                lost = self.dropped - self._dropped_told
+                self._dropped_told = self.dropped
+                log.warning("group messages lost", extra={"channel_full": lost})
             for channel, box in list(self._boxes.items()):
                 if box.messages:
                     self._drop_expired(box)

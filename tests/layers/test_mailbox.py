@@ -297,13 +297,17 @@ def test_group_message_goes_to_all_channels_of_the_group():
     assert mailbox.memberships() == [("h", "specific.me!3", "")]
 
 
-def test_full_box_misses_group_messages():
+def test_full_box_misses_group_messages(caplog):
     clock = Clock()
     mailbox = make(clock=clock, capacity=2)
     mailbox.group_added("g", CHANNEL)
     for payload in (b"1", b"2", b"3"):
         mailbox.deliver_group("g", payload, clock.now + 1)
     assert mailbox.dropped == 1
+    mailbox.expire()
+    mailbox.expire()
+    [told] = [each for each in caplog.records if each.message == "group messages lost"]
+    assert told.channel_full == 1
     clock.now += 1
     mailbox.deliver_group("g", b"4", clock.now + 1)
     assert (mailbox.take(CHANNEL), mailbox.take(CHANNEL)) == (b"4", None)
