@@ -432,8 +432,11 @@ class MemberConnection(asyncio.Protocol):
         self._write(encode(Op.ANSWER, (), b"", len(answer)), answer)
 
     def _offer(self, ref: int, limit: int, channel: str, payload: bytes) -> None:
-        if not self._hub.offer(self, channel, ref, payload, limit):
+        by = self._hub.offer(self, channel, ref, payload, limit)
+        if by is None:
             self._write(encode(Op.OFFER_REFUSED, (ref,), b"", 0))
+        elif by:
+            self.claimed(ref, by)
 
     def _withdraw(self, ref: int, channel: str, _: bytes) -> None:
         self._hub.withdraw(self, channel, ref)

@@ -287,24 +287,24 @@ class Hub:
         end.deliver_post(sender, payload)
         return True
 
-    def offer(self, end: End, channel: str, ref: int, payload: bytes, limit: int) -> bool:
+    def offer(self, end: End, channel: str, ref: int, payload: bytes, limit: int) -> str | None:
         """
-        A stream for whoever serves *channel*; *end* is told who has got it.
+        A stream for whoever serves *channel*.
 
         Returns:
-            False if *limit* (0: none) wait already.
+            the name of the member that has got it; "" if it waits, and *end* will be told claimed(); None if
+            *limit* (0: none) wait already.
         """
         offers = self._offers.get(channel) or self._open_offers(channel)
         chosen = offers.choose()
         if chosen is None:
             if limit and len(offers.waiting) >= limit:
                 offers.refused += 1
-                return False
+                return None
             offers.waiting[end, ref] = payload
-        else:
-            chosen.deliver_offer(channel, end.name, ref, payload)
-            end.claimed(ref, chosen.name)
-        return True
+            return ""
+        chosen.deliver_offer(channel, end.name, ref, payload)
+        return chosen.name
 
     def withdraw(self, end: End, channel: str, ref: int) -> None:
         """An offer that waits does so no longer. One that somebody has already: nothing happens."""

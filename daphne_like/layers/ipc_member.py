@@ -70,12 +70,12 @@ class LinkDoor:
         self.link.tell(encode(Op.POST, (), encode_name(to), len(payload)), payload)
         return True
 
-    def offer(self, end: End, channel: str, ref: int, payload: bytes, limit: int) -> bool:
-        """True for now: refused() comes later."""
+    def offer(self, end: End, channel: str, ref: int, payload: bytes, limit: int) -> str:
+        """"" for now: claimed() or refused() come later."""
         if len(payload) > MAX_PAYLOAD:
             raise MessageTooLarge(f"an opening of {len(payload)} octets packed")
         self.link.tell(encode(Op.OFFER, (ref, limit), encode_name(channel), len(payload)), payload)
-        return True
+        return ""
 
     def withdraw(self, end: End, channel: str, ref: int) -> None:
         self.link.tell(encode(Op.WITHDRAW, (ref,), encode_name(channel), 0))

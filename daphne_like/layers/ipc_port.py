@@ -181,10 +181,9 @@ class IPCPort:
         if self._port is not None:
             self._port.post(to, envelope)
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> None:
+    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
         """See Port."""
-        if self._port is not None:
-            self._port.offer(channel, ref, opening, limit)
+        return self._port.offer(channel, ref, opening, limit) if self._port is not None else ""
 
     def withdraw(self, channel: str, ref: int) -> None:
         """See Port."""

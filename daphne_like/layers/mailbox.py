@@ -431,7 +431,7 @@ class Mailbox:
                     door.stream_leaving(self, stream)
 
     def expire(self) -> None:
-        """Drop what is too old, and boxes that nothing happens in; tell of what was lost. About once a second."""
+        """Drop what is too old, and boxes that nothing happens in; tell of losses. About once a second."""
         with self._lock:
             if self.dropped != self._dropped_told:
                 lost = self.dropped - self._dropped_told

@@ -54,7 +54,7 @@ class End(Protocol):
         """A stream that this member has got."""
 
     def claimed(self, ref: int, by: str) -> None:
-        """The stream that this member offered as *ref* is with *by*."""
+        """The stream that this member offered as *ref*, and that waited, is with *by*."""
 
     def member_gone(self, name: str) -> None:
         """Another member has left."""

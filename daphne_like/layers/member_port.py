@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
-from .codec import join, pack, unpack
+from .codec import join, pack, unpack_tuples
 from .member import End
 from .port import Envelope, PortUser
 
@@ -36,7 +36,7 @@ class PortDoor(Protocol):
 
     def post(self, sender: str, to: str, payload: bytes) -> bool: ...
 
-    def offer(self, end: End, channel: str, ref: int, payload: bytes, limit: int) -> bool: ...
+    def offer(self, end: End, channel: str, ref: int, payload: bytes, limit: int) -> str | None: ...
 
     def withdraw(self, end: End, channel: str, ref: int) -> None: ...
 
@@ -113,15 +113,20 @@ class MemberPort:
                 for to, packed in outgoing.items():
                     self._door.post(self._end.name, to, join(packed))
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> None:
+    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
         """
+        See Port.
+
         Raises:
             InvalidMessage: the opening holds what does not travel.
         """
         payload = pack(opening)
         with self._lock:
-            if not self._door.offer(self._end, channel, ref, payload, limit):
+            by = self._door.offer(self._end, channel, ref, payload, limit)
+            if by is None:
                 self.refused(ref)
+                return ""
+        return by
 
     def withdraw(self, channel: str, ref: int) -> None:
         """See Port."""
@@ -136,10 +141,10 @@ class MemberPort:
     # From the member.
 
     def deliver_post(self, sender: str, payload: bytes) -> None:
-        self._arrive(lambda user: user.envelopes_received(sender, unpack(payload)))
+        self._arrive(lambda user: user.envelopes_received(sender, unpack_tuples(payload)))
 
     def deliver_offer(self, channel: str, sender: str, ref: int, payload: bytes) -> None:
-        self._arrive(lambda user: user.offer_received(channel, sender, ref, unpack(payload)))
+        self._arrive(lambda user: user.offer_received(channel, sender, ref, unpack_tuples(payload)))
 
     def claimed(self, ref: int, by: str) -> None:
         self._arrive(lambda user: user.offer_claimed(ref, by))

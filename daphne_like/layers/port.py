@@ -64,13 +64,16 @@ class Port(Protocol):
     def post(self, to: str, envelope: Envelope) -> None:
         """Send an envelope at the end of this turn. To an address where nobody is: nothing happens."""
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> None:
+    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
         """
         Offer a stream to whoever serves *channel*.
 
         Args:
             ref: the offerer's number for it; in offer_claimed(), offer_refused(), withdraw().
             limit: refused where so many wait already; 0 for no limit.
+
+        Returns:
+            the address of the worker that has got it at once; "" where offer_claimed(), or BOUND, is to tell.
         """
 
     def withdraw(self, channel: str, ref: int) -> None:

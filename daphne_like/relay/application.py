@@ -34,7 +34,7 @@ from daphne_like.relay.foreign_port import port_of
 from daphne_like.relay.http_lease import HTTPLease
 from daphne_like.relay.keeper import ENDED, OPENING, Counters, Offered, Terms
 from daphne_like.relay.lease import ABNORMAL_CLOSURE, Lease
-from daphne_like.relay.relaying import relay_request, relay_websocket
+from daphne_like.relay.relaying import relay_request, relay_websocket, take_departure
 from daphne_like.relay.websocket_lease import WebSocketLease
 from daphne_like.typing import Receive, Scope, Send
 
@@ -106,15 +106,16 @@ class RelayApplication:
             self._start_timer()
         kind = scope["type"]
         number = next(self._numbers)
+        departure = take_departure(scope)
         if kind == "http":
             lease = self._leases[number] = HTTPLease(self, number, crossing_scope(scope))
-            await relay_request(lease, scope, receive, send)
+            await relay_request(lease, departure, receive, send)
         elif kind == "websocket":
             closes = self._restart_policy(scope["path"]) == "close"
             spread = self._restart_spread
             socket = WebSocketLease(self, number, crossing_scope(scope), closes=closes, spread=spread)
             self._leases[number] = socket
-            await relay_websocket(socket, scope, receive, send)
+            await relay_websocket(socket, departure, receive, send)
         elif kind == "lifespan":
             await self._live(receive, send)
         else:
@@ -192,7 +193,9 @@ class RelayApplication:
         self._port.post(to, envelope)
 
     def offer(self, lease: Offered, opening: dict[str, Any], limit: int) -> None:
-        self._port.offer(lease.channel, lease.ref, opening, limit)
+        by = self._port.offer(lease.channel, lease.ref, opening, limit)
+        if by:
+            lease.claimed(by)
 
     def withdraw(self, lease: Offered) -> None:
         self._port.withdraw(lease.channel, lease.ref)
@@ -250,7 +253,10 @@ class RelayApplication:
                 if kind == EVENTS:
                     lease.receive_events(envelope[3], envelope[4], envelope[5])
                 elif kind == END:
-                    lease.receive_end(envelope[3], envelope[4], envelope[5])
+                    seq, taken, error, items = envelope[3:7]
+                    if items:
+                        lease.receive_events(seq - len(items) + 1, items, taken)
+                    lease.receive_end(seq, taken, error)
                 elif kind == CREDIT:
                     lease.receive_credit(envelope[3], envelope[4])
                 elif kind == HANDOFF:

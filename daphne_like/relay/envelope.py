@@ -8,7 +8,7 @@ post envelopes: lists whose first item, an int, is one of
     CREDIT    [2, stream, epoch, octets, taken]       both ways; so many octets more may be sent
     HANDOFF   [3, stream, epoch]                      worker -> server: take this stream elsewhere
     CANCEL    [4, stream, epoch, reason, code]        server -> worker; overtakes items
-    END       [5, stream, epoch, seq, taken, error]   worker -> server: the application has ended
+    END       [5, stream, epoch, seq, taken, error, items]   worker -> server: the application has ended
     BOUND     [6, stream, epoch]                      worker -> server, foreign layers: I have this stream
     KEEPALIVE [7, stream, epoch, sent, granted]       both ways, foreign layers: this is all that I have sent
 
@@ -19,7 +19,7 @@ live together.
 Items are numbered 1, 2, 3 ... per direction and epoch; those inside of the opening count. A number that is
 missing means that the layer has lost something: the stream is broken off, never shortened. `taken` is the
 number of the last item that the receiver's application (up) or the client (down) has got, 0 for none. END's
-`seq` is how many items were sent before it, its `error` the name of the class that the application raised, "".
+`items` are the last ones, `seq` the number of the last of all, `error` the class that was raised, or "".
 
     up (server -> worker)
         HTTP        bytes: a piece of the body; None: the body has ended (also said by the opening's `ended`)
@@ -251,11 +251,11 @@ def read_opening(opening: dict[str, Any]) -> Opening:
         if opening["v"] != VERSION:
             raise RelayError(f"envelope version {opening['v']!r}, not {VERSION}")
         scope = opening["scope"]
-        # Packing makes lists of tuples.
+        # Applications change lists. What was a tuple and what a list, layers do not tell.
         scope["headers"] = [(name, value) for name, value in scope["headers"]]
-        for name in ("client", "server"):
+        for name, kind in _SEQUENCES:
             if scope.get(name) is not None:
-                scope[name] = tuple(scope[name])
+                scope[name] = kind(scope[name])
         resume = opening["resume"]
         if resume:
             extensions = dict(scope.get("extensions") or {})
@@ -304,6 +304,7 @@ _SCOPE_KEYS = frozenset(
         "type",
     )
 )
+_SEQUENCES = (("client", tuple), ("server", tuple), ("subprotocols", list))
 _PLAIN = frozenset((str, bytes, int, float, bool, type(None)))
 
 

@@ -23,7 +23,7 @@ from daphne_like import logs
 from daphne_like.errors import ChannelFull, ConfigurationError, LayerUnavailable
 from daphne_like.layers.foreign import ForeignLayer
 from daphne_like.layers.port import Envelope, Port, PortUser
-from daphne_like.relay.envelope import BOUND, EVENTS, item_cost
+from daphne_like.relay.envelope import BOUND, END, EVENTS, item_cost
 
 __all__ = ["ForeignPort", "port_of"]
 
@@ -118,11 +118,12 @@ class ForeignPort:
         if self._reachable:
             self._lane(to).add(envelope)
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> None:
+    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
         """See Port. The limit is the layer's own."""
         if self._reachable:
             message = {"type": "relay.offer", "from": self.address, "ref": ref, "opening": opening}
             self._start(self._send_offer(channel, ref, message))
+        return ""
 
     def withdraw(self, channel: str, ref: int) -> None:
         """Not possible. Who takes it all the same is told by the offerer that it is over."""
@@ -424,4 +425,6 @@ class _Lane:
 
 
 def _size(envelope: Envelope) -> int:
-    return sum(map(item_cost, envelope[4])) if envelope[0] == EVENTS else 0
+    if envelope[0] == EVENTS:
+        return sum(map(item_cost, envelope[4]))
+    return sum(map(item_cost, envelope[6])) if envelope[0] == END else 0

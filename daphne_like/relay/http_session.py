@@ -9,6 +9,7 @@ application says from then on would be said twice, since the client asks the nex
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from daphne_like import logs
@@ -55,7 +56,7 @@ class HTTPSession(Session):
 
     # ---- from the server
 
-    def _arrived(self, entries: list[Any]) -> None:
+    def _arrived(self, entries: Sequence[Any]) -> None:
         self._entries += entries
         if entries and entries[-1] is None:
             self._body_ended = True

@@ -117,6 +117,9 @@ class Offered(Protocol):
     def ref(self) -> int:
         """The number of its present offer."""
 
+    def claimed(self, worker: str) -> None:
+        """The worker at this address has it."""
+
 
 class Keeper(Protocol):
     """Who has the leases, and the way to the workers."""

@@ -25,6 +25,7 @@ HTTPLease and WebSocketLease say what may go on with another worker.
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from daphne_like.errors import SequenceGap
@@ -253,7 +254,7 @@ class Lease:
 
     # ---- from the worker
 
-    def receive_events(self, seq: int, items: list[Item], taken: int) -> None:
+    def receive_events(self, seq: int, items: Sequence[Item], taken: int) -> None:
         """EVENTS: keep them for the client."""
         if self.state is ENDED:
             return
@@ -285,7 +286,7 @@ class Lease:
             self._wake_feeder()
 
     def receive_end(self, seq: int, taken: int, error: str) -> None:
-        """END: the application has ended."""
+        """END, after its items: the application has ended."""
         if self.state is ENDED:
             return
         if seq != self.inflow.arrived:
@@ -404,8 +405,7 @@ class Lease:
 
     def _post_events(self, batch: list[Item]) -> None:
         first = self.outflow.sent - len(batch) + 1
-        envelope = [EVENTS, self.stream, self.epoch, first, batch, self.inflow.taken]
-        self.keeper.post(self.worker, envelope)
+        self.keeper.post(self.worker, [EVENTS, self.stream, self.epoch, first, batch, self.inflow.taken])
 
     def client_departed(self, lost: bool) -> None:
         """The client has gone (*lost*), or will send nothing more."""

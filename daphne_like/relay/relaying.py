@@ -26,7 +26,7 @@ ended.
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from daphne_like import logs
 from daphne_like.asgi.departure import DEPARTURE, RECEIVE_ARRIVED
@@ -37,10 +37,10 @@ from daphne_like.relay.lease import Lease
 from daphne_like.relay.websocket_lease import WebSocketLease
 from daphne_like.typing import Message, Receive, Scope, Send
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+# What a host of ours offers (asgi.departure); None under other hosts.
+Departure = tuple[Callable[..., None] | None, Callable[[], Message | None] | None]
 
-__all__ = ["relay_request", "relay_websocket", "take_departure"]
+__all__ = ["Departure", "relay_request", "relay_websocket", "take_departure"]
 
 log = logging.getLogger(logs.SERVER)
 
@@ -64,24 +64,24 @@ _REFUSAL = {**_STATUS, LOST_WORKER: 503}
 _CODE = {OVER: 1000, FAILED: 1011, BROKEN: 1011, UNAVAILABLE: 1012, LOST_WORKER: 1012}
 
 
-def take_departure(scope: Scope) -> "tuple[Callable[..., None] | None, Callable[[], Message | None] | None]":
-    """What a host of ours offers (asgi.departure), taken out of *scope*; None under other hosts."""
+def take_departure(scope: Scope) -> "Departure":
+    """What a host of ours offers, taken out of *scope*, so that none of it has to be kept from crossing."""
     extensions = scope.get("extensions")
     if not extensions:
         return None, None
     return extensions.pop(DEPARTURE, None), extensions.pop(RECEIVE_ARRIVED, None)
 
 
-async def relay_request(lease: HTTPLease, scope: Scope, receive: Receive, send: Send) -> None:
+async def relay_request(lease: HTTPLease, offered: Departure, receive: Receive, send: Send) -> None:
     """Carry a request to a worker, and its response back."""
-    departure, receive_arrived = take_departure(scope)
+    departure, receive_arrived = offered
     feeder: asyncio.Task[None] | None = None
     if receive_arrived is not None:
         message = receive_arrived()
         if message is not None:
             lease.feed(message)
     if departure is None or not lease.body_ended:
-        lease.held_body = _expects_continue(scope)
+        lease.held_body = _expects_continue(lease.scope)
         feeder = asyncio.get_running_loop().create_task(_feed_request(lease, receive, departure is None))
         if departure is None:
             await asyncio.sleep(0)  # a turn for the feeder: what has come already goes with the opening
@@ -172,9 +172,9 @@ async def _until_feedable(lease: Lease) -> None:
     await waiter
 
 
-async def relay_websocket(lease: WebSocketLease, scope: Scope, receive: Receive, send: Send) -> None:
+async def relay_websocket(lease: WebSocketLease, offered: Departure, receive: Receive, send: Send) -> None:
     """Carry a WebSocket to a worker; while it lasts, to one after the other."""
-    departure, _ = take_departure(scope)
+    departure, _ = offered
     message = await receive()
     if message["type"] != "websocket.connect":
         return
@@ -193,7 +193,7 @@ async def relay_websocket(lease: WebSocketLease, scope: Scope, receive: Receive,
             code = _CODE[lease.verdict]
             if code == 1000 and not lease.entered:
                 code = 1011  # of a later epoch, whose application did not even accept
-            await _close(lease, scope, send, code)
+            await _close(lease, send, code)
     except asyncio.CancelledError:
         lease.abandon()  # the host waits no longer: neither does the worker
         raise
@@ -230,12 +230,12 @@ async def _deliver_websocket(lease: WebSocketLease, send: Send) -> None:
         await waiter
 
 
-async def _close(lease: WebSocketLease, scope: Scope, send: Send, code: int) -> None:
+async def _close(lease: WebSocketLease, send: Send, code: int) -> None:
     """End the WebSocket in place of an application."""
     try:
         if lease.accepted:
             await send({"type": "websocket.close", "code": code, "reason": ""})
-        elif "websocket.http.response" in (scope.get("extensions") or {}):
+        elif "websocket.http.response" in (lease.scope.get("extensions") or {}):
             status = _REFUSAL[lease.verdict]
             headers = [PLAIN_TEXT, RETRY_AFTER] if status == 503 else [PLAIN_TEXT]
             await send({"type": "websocket.http.response.start", "status": status, "headers": headers})

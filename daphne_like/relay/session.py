@@ -7,7 +7,7 @@ and send() with the same observable behaviour. Towards the server it speaks enve
     offer -> Session -> task runs the application
              said       items -> EVENTS at the end of the turn, or with END, whichever comes first
              no credit  items wait here, and send() with them, until CREDIT
-             END        when the application has ended and all that it said has been sent
+             END        when the application has ended and all that it said has been sent, or goes with it
 
 Told by the server, or by the loss of it, a session is *departed*: what waits is dropped, send() raises. It stays
 until its application ends, which application_close_timeout sees to.
@@ -19,7 +19,7 @@ What has come and is not taken is bounded by the credit that the server was give
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from daphne_like import logs
@@ -163,7 +163,7 @@ class Session:
 
     # ---- from the server
 
-    def events_received(self, seq: int, items: list[Item], taken: int) -> None:
+    def events_received(self, seq: int, items: Sequence[Item], taken: int) -> None:
         """EVENTS."""
         self._seen_below = max(self._seen_below, taken)
         inflow = self._inflow
@@ -178,7 +178,7 @@ class Session:
         self._give_credit()
         self._wake()
 
-    def _arrived(self, entries: list[Any]) -> None:
+    def _arrived(self, entries: Sequence[Any]) -> None:
         """Keep what has come for the application."""
         raise NotImplementedError
 
@@ -220,7 +220,7 @@ class Session:
         )
         if self._error is None:
             self._host.post(
-                self.server, [END, self.stream, self.epoch, self._sent, self.taken, type(error).__name__]
+                self.server, [END, self.stream, self.epoch, self._sent, self.taken, type(error).__name__, []]
             )
         self.server_lost()
 
@@ -377,8 +377,8 @@ class Session:
         if self.deadline is not NEVER:
             self._host.unwatch(self)
         if not self._orphaned:
-            if self._items:
-                self.flush()
-            self._host.post(self.server, [END, self.stream, self.epoch, self._sent, self.taken, error])
+            items, self._items = self._items, []
+            self._sent += len(items)
+            self._host.post(self.server, [END, self.stream, self.epoch, self._sent, self.taken, error, items])
             self._orphaned = True
         self._host.session_ended(self)

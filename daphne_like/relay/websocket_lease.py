@@ -17,6 +17,7 @@ A close of the application's is the end: what happens to its worker after that c
 import logging
 import random
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from daphne_like import logs
@@ -125,7 +126,7 @@ class WebSocketLease(Lease):
 
     # ---- from the worker
 
-    def receive_events(self, seq: int, items: list[Item], taken: int) -> None:
+    def receive_events(self, seq: int, items: Sequence[Item], taken: int) -> None:
         if taken:
             self._took(taken)
             self._answered = taken

@@ -15,6 +15,7 @@ the next worker should this one die, and everything else is.
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from daphne_like import logs
@@ -63,7 +64,7 @@ class WebSocketSession(Session):
 
     # ---- from the server
 
-    def _arrived(self, entries: list[Any]) -> None:
+    def _arrived(self, entries: Sequence[Any]) -> None:
         for entry in entries:
             if type(entry) is dict and entry.get("type") == "websocket.disconnect":
                 code, reason = entry.get("code", 1005), entry.get("reason") or ""

@@ -15,6 +15,8 @@ theirs returns on arrival, as long as no message made of parts waits to be consu
 WINDOW of the next is the most that a receiver holds.
 """
 
+from collections.abc import Sequence
+
 from daphne_like.errors import LayerError, SequenceGap
 from daphne_like.layers.codec import unpack
 from daphne_like.relay.envelope import MAX_JOINED, WINDOW, Item, item_cost
@@ -82,7 +84,7 @@ class Inflow:
         self._joined = 0  # joined messages that wait to be consumed
         self.arrived = self.taken = self.granted = 0
 
-    def arrive(self, seq: int, items: list[Item]) -> list[Item | Joined]:
+    def arrive(self, seq: int, items: Sequence[Item]) -> Sequence[Item | Joined]:
         """
         Take *items*, the first of them with the number *seq*.
 
@@ -101,7 +103,7 @@ class Inflow:
             raise SequenceGap("a part is missing")
         return items
 
-    def _arrive_in_parts(self, items: list[Item]) -> list[Item | Joined]:
+    def _arrive_in_parts(self, items: Sequence[Item]) -> list[Item | Joined]:
         entries: list[Item | Joined] = []
         for item in items:
             if type(item) is dict and "part" in item:

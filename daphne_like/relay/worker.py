@@ -325,7 +325,7 @@ class Worker:
         if isinstance(opening, dict):
             stream, epoch = opening.get("stream"), opening.get("epoch")
             if type(stream) is int and type(epoch) is int:
-                self._port.post(sender, [END, stream, epoch, 0, 0, type(error).__name__])
+                self._port.post(sender, [END, stream, epoch, 0, 0, type(error).__name__, []])
 
     def envelopes_received(self, sender: str, batch: list[Envelope]) -> None:
         """What a server says to sessions."""
@@ -341,7 +341,7 @@ class Worker:
                 session = streams.get(envelope[1]) if len(envelope) > 2 else None
                 if session is None or session.epoch != envelope[2]:
                     if kind == KEEPALIVE and len(envelope) > 2:
-                        self.post(sender, [END, envelope[1], envelope[2], -1, 0, "unknown"])
+                        self.post(sender, [END, envelope[1], envelope[2], -1, 0, "unknown", []])
                     continue
                 if kind == EVENTS:
                     session.events_received(envelope[3], envelope[4], envelope[5])

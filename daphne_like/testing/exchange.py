@@ -193,10 +193,11 @@ class ExchangePort:
             self._loop.call_soon(self.flush)
         outgoing[to] = [envelope]
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> None:
-        """Offer a stream to whoever serves *channel*."""
+    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
+        """Offer a stream to whoever serves *channel*. Who takes it is told later, always."""
         if self._is_member:
             self._exchange._offer(self, channel, ref, pack(opening), limit)
+        return ""
 
     def withdraw(self, channel: str, ref: int) -> None:
         """Take an offer back, if nobody has it yet."""

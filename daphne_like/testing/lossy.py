@@ -198,15 +198,21 @@ class LossyPort:
         elif fate == "delay":
             self._do_later(lambda: self._port.post(to, envelope))
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> None:
+    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
         """See Port."""
         fate = self._chance.next()
         if fate in ("pass", "double"):
-            self._port.offer(channel, ref, opening, limit)
-        elif fate == "delay":
-            self._do_later(lambda: self._port.offer(channel, ref, opening, limit))
+            return self._port.offer(channel, ref, opening, limit)
+        if fate == "delay":
+            self._do_later(lambda: self._offer_late(channel, ref, opening, limit))
         elif fate == "full" and self._user is not None:
             asyncio.get_running_loop().call_soon(self._user.offer_refused, ref)
+        return ""
+
+    def _offer_late(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> None:
+        by = self._port.offer(channel, ref, opening, limit)
+        if by and self._user is not None:
+            self._user.offer_claimed(ref, by)
 
     def withdraw(self, channel: str, ref: int) -> None:
         """Never lost: it is about what has not been sent."""

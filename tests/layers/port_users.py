@@ -10,7 +10,7 @@ class User:
         self._changed = asyncio.Event()
 
     def _note(self, *call):
-        self.told.append(call)
+        self.told.append(tuple(map(_with_lists, call)))
         self._changed.set()
 
     async def until(self, count):
@@ -42,6 +42,15 @@ class User:
 
     def port_regained(self):
         self._note("regained")
+
+
+def _with_lists(value):
+    """What was a list and what a tuple, ports do not tell."""
+    if isinstance(value, (list, tuple)):
+        return [_with_lists(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _with_lists(each) for key, each in value.items()}
+    return value
 
 
 @contextlib.asynccontextmanager

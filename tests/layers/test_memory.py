@@ -307,7 +307,7 @@ async def test_a_user_that_raises_harms_nobody_else(caplog):
     class Raising(User):
         def envelopes_received(self, sender, batch):
             super().envelopes_received(sender, batch)
-            if batch == [[1]]:
+            if [*batch[0]] == [1]:
                 raise ValueError("one stream's trouble")
 
     layer = MemoryChannelLayer()

@@ -58,7 +58,7 @@ class PuppetSession:
         self.post([CREDIT, *self.key, octets, self.taken])
 
     def end(self, error: str = "") -> None:
-        self.post([END, *self.key, self.outflow.sent, self.taken, error])
+        self.post([END, *self.key, self.outflow.sent, self.taken, error, []])
 
     def post(self, envelope: list[Any]) -> None:
         self.worker.port.post(self.server, envelope)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from daphne_like.errors import ClientDisconnected, InvalidMessage, UnexpectedMessage
-from daphne_like.relay.envelope import CREDIT, END, EVENTS, LOST, SILENT, TIMEOUT, WINDOW, item_cost
+from daphne_like.relay.envelope import CREDIT, END, LOST, SILENT, TIMEOUT, WINDOW, item_cost
 from tests.asgi.conversation import Puppet, message, sentences
 from tests.relay.workers import at_work
 
@@ -126,9 +126,7 @@ def test_small_response_is_one_batch():
 
     with at_work(application) as shop:
         shop.request()
-        assert shop.server.batches == [
-            [[EVENTS, 1, 1, 1, [STARTED, body(b"hello")], 0], [END, 1, 1, 2, 0, ""]]
-        ]
+        assert shop.server.batches == [[[END, 1, 1, 2, 0, "", [STARTED, body(b"hello")]]]]
 
 
 def test_what_is_said_leaves_at_the_end_of_its_turn():

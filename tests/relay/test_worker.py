@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daphne_like.errors import ConfigurationError, LayerUnavailable
-from daphne_like.relay.envelope import BOUND, EVENTS, HTTP_CHANNEL, LOST, TIMEOUT, WEBSOCKET_CHANNEL
+from daphne_like.relay.envelope import BOUND, END, EVENTS, HTTP_CHANNEL, LOST, TIMEOUT, WEBSOCKET_CHANNEL
 from daphne_like.relay.worker import HANDOFFS_AT_ONCE, Worker
 from daphne_like.settings import Settings
 from daphne_like.testing.exchange import Exchange
@@ -75,7 +75,7 @@ def test_on_other_layers_the_worker_says_who_has_the_stream():
         shop.port.knows_claims = False
         shop.request()
         assert shop.server.batches[0] == [[BOUND, 1, 1]]
-        assert [envelope[0] for envelope in shop.server.batches[1]] == [EVENTS, 5]
+        assert [envelope[0] for envelope in shop.server.batches[1]] == [END]
 
 
 def test_beat_is_once_a_second():
@@ -95,7 +95,7 @@ def test_opening_of_another_version_is_refused(caplog):
         shop.server.envelopes_received = lambda sender, batch: got.extend(batch)  # type: ignore[method-assign]
         shop.server.port.offer(HTTP_CHANNEL, 1, opening, 0)
         shop.loop.settle()
-        assert got == [[5, 1, 1, 0, 0, "RelayError"]]
+        assert got == [[END, 1, 1, 0, 0, "RelayError", []]]
         assert free(shop)[HTTP_CHANNEL] == 1
     assert sentences(caplog) == ["refused a stream that this worker does not understand"]
 

@@ -97,17 +97,21 @@ class Stream:
         assert self.end is None, f"{envelope} after END"
         if kind == EVENTS:
             _, _, _, seq, items, self.taken = envelope
-            assert seq == self.arrived + 1, "a gap"
-            self.arrived += len(items)
-            self.got += items
-            self.credit -= sum(map(item_cost, items))
+            self._note_items(seq, items)
         elif kind == CREDIT:
             self.taken = envelope[4]
         elif kind == END:
+            seq, self.taken, _, items = envelope[3:]
+            self._note_items(seq - len(items) + 1, items)
             self.end = tuple(envelope[3:6])
-            self.taken = envelope[4]
             if self.end[2] != "SequenceGap":
                 assert envelope[3] == self.arrived, "END does not count what came before"
+
+    def _note_items(self, seq: int, items: list[Any]) -> None:
+        assert not items or seq == self.arrived + 1, "a gap"
+        self.arrived += len(items)
+        self.got += items
+        self.credit -= sum(map(item_cost, items))
 
     # ---- what the server says
 
