@@ -39,7 +39,7 @@ from daphne_like.asgi.messages import (
     payload_size,
 )
 from daphne_like.errors import InvalidMessage, UnexpectedMessage
-from daphne_like.http.headers import CONTENT_LENGTH_FIELD, response_field
+from daphne_like.http.headers import response_field, response_section
 from daphne_like.relay.envelope import Item
 from daphne_like.typing import Headers, Message
 from daphne_like.websocket.codec import ABNORMAL_CLOSURE
@@ -103,18 +103,10 @@ class ResponseJudge:
         Raises:
             InvalidMessage: and another start may be tried.
         """
-        length = -1
-        size = 0
-        for field in headers:
-            kind, line, announced = response_field(field)
-            size += len(line)
-            if kind == CONTENT_LENGTH_FIELD:
-                if length == -1:
-                    length = announced
-                elif length != announced:
-                    raise InvalidMessage(f"two Content-Length fields: {length} and {announced}")
-        self.size = size
-        if status in _WITHOUT_BODY or self._method == "HEAD":
+        section = response_section(headers)
+        length = section[1]
+        self.size = len(section[0])
+        if length is None or status in _WITHOUT_BODY or self._method == "HEAD":
             length = -1
         self._announced = self._to_send = length
 

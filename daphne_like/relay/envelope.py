@@ -251,11 +251,16 @@ def read_opening(opening: dict[str, Any]) -> Opening:
         if opening["v"] != VERSION:
             raise RelayError(f"envelope version {opening['v']!r}, not {VERSION}")
         scope = opening["scope"]
-        # Applications change lists. What was a tuple and what a list, layers do not tell.
-        scope["headers"] = [(name, value) for name, value in scope["headers"]]
-        for name, kind in _SEQUENCES:
-            if scope.get(name) is not None:
-                scope[name] = kind(scope[name])
+        headers = scope["headers"]
+        if type(headers) is tuple:  # from layers of our own, and so is all the rest
+            scope["headers"] = list(headers)
+        else:
+            scope["headers"] = [(name, value) for name, value in headers]
+            for name in ("client", "server"):
+                if scope.get(name) is not None:
+                    scope[name] = tuple(scope[name])
+        if "subprotocols" in scope:
+            scope["subprotocols"] = list(scope["subprotocols"])
         resume = opening["resume"]
         if resume:
             extensions = dict(scope.get("extensions") or {})
@@ -304,7 +309,6 @@ _SCOPE_KEYS = frozenset(
         "type",
     )
 )
-_SEQUENCES = (("client", tuple), ("server", tuple), ("subprotocols", list))
 _PLAIN = frozenset((str, bytes, int, float, bool, type(None)))
 
 

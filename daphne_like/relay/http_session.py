@@ -31,7 +31,10 @@ _SMALL = 64 * 1024
 class HTTPSession(Session):
     """See Session."""
 
-    __slots__ = ("_asked", "_body_ended", "_body_given", "_entries", "_silent", "_told", "conversation")
+    _body_given = False
+    _told = False
+    _asked = False
+    _silent = False  # the client will send nothing more
 
     def __init__(self, host: SessionHost, server: str, channel: str, opening: Opening) -> None:
         super().__init__(host, server, channel, opening)
@@ -39,8 +42,6 @@ class HTTPSession(Session):
         self.conversation = HTTPConversation(scope["method"], scope["http_version"])
         self._entries: list[Any] = []  # pieces of the body that the application has not taken
         self._body_ended = opening.ended
-        self._body_given = self._told = self._asked = False
-        self._silent = False  # the client will send nothing more
         if opening.items:
             self._inflow = Inflow(opening.credit)
             self._arrived(self._inflow.arrive(1, opening.items))

@@ -104,34 +104,23 @@ class Session:
         closes: its server closes it where others are handed on.
     """
 
-    __slots__ = (
-        "_credit",
-        "_error",
-        "_granted",
-        "_host",
-        "_inflow",
-        "_items",
-        "_items_size",
-        "_orphaned",
-        "_pending",
-        "_scheduled",
-        "_seen_below",
-        "_sent",
-        "_started",
-        "_taken_told",
-        "_wakeup",
-        "_window",
-        "channel",
-        "closes",
-        "deadline",
-        "departed",
-        "epoch",
-        "scope",
-        "server",
-        "stopped",
-        "stream",
-        "task",
-    )
+    # What a small request never changes: the values to begin with are here.
+    task: asyncio.Task[None] | None = None
+    deadline = NEVER
+    departed = False
+    stopped = False
+    _started = False  # the task has had its first turn
+    _orphaned = False  # nobody is there who would read what we post
+    _sent = 0
+    _granted = 0
+    _items_size = 0
+    _pending: deque[tuple[Item, int]] | None = None  # said, and waiting for credit; with their sizes
+    _scheduled = False
+    _inflow: Inflow | None = None
+    _taken_told = 0
+    _seen_below = 0  # the last item down that the client, or its server, is done with
+    _wakeup: Wakeup | None = None
+    _error: str | None = None  # what END will say, once the application has ended
 
     # Whether the server is to know at once what the application has taken.
     _tells_taken = False
@@ -144,22 +133,8 @@ class Session:
         self.epoch = opening.epoch
         self.scope = opening.scope
         self.closes = opening.closes
-        self.task: asyncio.Task[None] | None = None
-        self.deadline = NEVER
-        self.departed = self.stopped = False
-        self._started = False  # the task has had its first turn
-        self._orphaned = False  # nobody is there who would read what we post
         self._credit = self._window = opening.credit
-        self._sent = self._granted = 0
         self._items: list[Item] = []  # said in this turn
-        self._items_size = 0
-        self._pending: deque[tuple[Item, int]] | None = None  # said, and waiting for credit; with their sizes
-        self._scheduled = False
-        self._inflow: Inflow | None = None
-        self._taken_told = 0
-        self._seen_below = 0  # the last item down that the client, or its server, is done with
-        self._wakeup: Wakeup | None = None
-        self._error: str | None = None  # what END will say, once the application has ended
 
     # ---- from the server
 

@@ -41,8 +41,6 @@ class WebSocketSession(Session):
         label: names the stream on the layer, at every worker.
     """
 
-    __slots__ = ("_connect_given", "_handed_off", "_inbox", "_last_came", "conversation", "label")
-
     _tells_taken = True
 
     def __init__(self, host: SessionHost, server: str, channel: str, opening: Opening) -> None:
