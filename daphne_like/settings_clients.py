@@ -56,7 +56,7 @@ class ClientSettings(ProcessSettings):
     max_concurrent_requests: int | None = option(
         None,
         within=(1, None),
-        help="Requests that the application works on at once; beyond: 503 with Retry-After.",
+        help="Requests that the application works on at once; beyond: 503, but for --health-path.",
         why="No limit: only the application knows what it bears. Idle connections do not count.",
     )
     receive_buffer_size: int = option(

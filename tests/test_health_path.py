@@ -1,5 +1,7 @@
 """--health-path: the server itself answers, and the application has no part in it."""
 
+import asyncio
+
 import pytest
 
 from tests.net.real import connect, echo_scope, read_all, served
@@ -33,6 +35,29 @@ async def test_whatever_else_is_the_applications(line, settings):
             writer.write(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             data, _ = await read_all(reader)
     assert not data.endswith(b"ok\n")
+
+
+async def test_a_busy_server_is_not_ill():
+    """--max-concurrent-requests is reached, and probes are answered all the same."""
+    entered, done = asyncio.Event(), asyncio.Event()
+
+    async def application(scope, receive, send):
+        entered.set()
+        await done.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    settings = {"health_path": "/healthz", "max_concurrent_requests": 1, "lifespan": "off"}
+    async with served(application, **settings) as server, connect(server) as (busy, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await entered.wait()
+        for target, status in ((b"/healthz?deep=1", b"200"), (b"/", b"503")):
+            async with connect(server) as (reader, probe):
+                probe.write(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                data, _ = await read_all(reader)
+                assert data.startswith(b"HTTP/1.1 " + status)
+        done.set()
+        await read_all(busy)
 
 
 async def test_it_is_below_the_root_path_or_beside_it():

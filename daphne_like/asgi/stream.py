@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from daphne_like.asgi.forwarded import TrustedPeers
 from daphne_like.errors import ClientDisconnected
-from daphne_like.http.events import DataReceived
+from daphne_like.http.events import DataReceived, RequestReceived
 from daphne_like.http.h1 import H1Connection
 from daphne_like.http.h1_tokenizer import FieldTokenizer
 from daphne_like.http.identity import Identity
@@ -180,6 +180,7 @@ class ServerContext:
     root_path: str = field(init=False)
     proxy_headers: bool = field(init=False)
     tells_departure: bool = field(init=False)
+    probes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -198,6 +199,13 @@ class ServerContext:
         self.root_path = self.settings.root_path
         self.proxy_headers = self.settings.proxy_headers
         self.tells_departure = getattr(self.application, "wants_departure", False)
+        health_path = settings.health_path
+        self.probes = (health_path, settings.root_path + health_path) if health_path else ()
+
+    def is_full_for(self, event: RequestReceived) -> bool:
+        """--max-concurrent-requests is reached. A probe of --health-path comes in: who is busy is not ill."""
+        full = self.max_requests is not None and self.requests >= self.max_requests
+        return full and event.raw_path.decode("latin-1") not in self.probes
 
 
 def came_from_departure(error: BaseException | None) -> bool:

@@ -232,8 +232,7 @@ class ServerProtocol:
         self._in_head = False
         if context.draining:
             self.connection.stop_keeping_alive()
-        limit = context.max_requests
-        if limit is not None and context.requests >= limit:
+        if context.max_requests is not None and context.is_full_for(event):
             log.warning("refused a request: --max-concurrent-requests reached")
             self._answer_briefly(503, b"Too many requests\n", [(b"retry-after", RETRY_AFTER)])
             return
