@@ -220,6 +220,14 @@ class BaseChannelLayer:
         """Forget all messages and groups, in all processes. Who waits in receive() waits on."""
         raise NotImplementedError
 
+    async def open(self) -> None:
+        """
+        Join now, on the running event loop, where there is something to join. Else the first use does.
+
+        Raises:
+            LayerUnavailable: the layer is out of reach.
+        """
+
     async def close(self) -> None:
         """Leave the layer. Who waits in receive() gets LayerUnavailable."""
         raise NotImplementedError

@@ -16,7 +16,7 @@ from typing import Any
 from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
-from .codec import join
+from .codec import join, unpack_tuples
 from .frames import MAX_PAYLOAD
 from .hub import Hub
 from .ipc_member import LinkDoor, TakeOver
@@ -70,7 +70,11 @@ class _HubPort(_BatchingPort, MemoryPort):
 
 
 class _LinkedPort(_BatchingPort):
-    """A port at the near end of a link, a LinkUser."""
+    """
+    A port at the near end of a link, a LinkUser.
+
+    What has come with one read is handed in when that is over, in the same turn: none of ours is in a call then.
+    """
 
     def __init__(self, path: str, lock: "threading.RLock", send_timeout: float, take_over: TakeOver) -> None:
         self.name = new_name()
@@ -92,6 +96,25 @@ class _LinkedPort(_BatchingPort):
 
     def lost(self) -> None:
         self._arrive(lambda user: user.port_lost())
+
+    def deliver_post(self, sender: str, payload: bytes) -> None:
+        self._arrived.append(lambda user: user.envelopes_received(sender, unpack_tuples(payload)))
+
+    def deliver_offer(self, channel: str, sender: str, ref: int, payload: bytes) -> None:
+        self._arrived.append(lambda user: user.offer_received(channel, sender, ref, unpack_tuples(payload)))
+
+    def claimed(self, ref: int, by: str) -> None:
+        self._arrived.append(lambda user: user.offer_claimed(ref, by))
+
+    def refused(self, ref: int) -> None:
+        self._arrived.append(lambda user: user.offer_refused(ref))
+
+    def member_gone(self, name: str) -> None:
+        self._arrived.append(lambda user: user.member_gone(name))
+
+    def all_told(self) -> None:
+        if self._arrived:
+            self._hand_in()
 
     def moved(self) -> None:
         """What it was is going on elsewhere: its user hears nothing more from it."""
@@ -181,7 +204,7 @@ class IPCPort:
         if self._port is not None:
             self._port.post(to, envelope)
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
+    def offer(self, channel: str, ref: int, opening: list[Any], limit: int) -> str:
         """See Port."""
         return self._port.offer(channel, ref, opening, limit) if self._port is not None else ""
 
@@ -199,6 +222,9 @@ class IPCPort:
         """See Port."""
         if self._port is not None:
             self._port.flush()
+
+    def member_ended(self, address: str) -> None:
+        """Its connection has told the hub."""
 
     async def _open_at(self, hub: Hub, user: PortUser) -> None:
         port = _HubPort(hub, self._lock)

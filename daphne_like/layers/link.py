@@ -48,6 +48,9 @@ class LinkUser(End, Protocol):
     def refused(self, ref: int) -> None:
         """An offer found its channel full."""
 
+    def all_told(self) -> None:
+        """So much for what has come with one read."""
+
     def joined(self) -> None:
         """The broker is there; it knows nothing of us but the name. Say it all."""
 
@@ -414,6 +417,7 @@ class _Connection(asyncio.Protocol):
                     self._handlers.get(op, _out_of_place)(*frame[1:])
         except ValueError as error:
             reason = str(error)
+        user.all_told()
         if reason:
             self.reason = reason
             self.transport.abort()

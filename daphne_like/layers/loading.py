@@ -3,6 +3,8 @@ From words to a layer: URLs, dotted paths, and what Django's CHANNEL_LAYERS name
 
     memory:                           in this process; memory:NAME for one that is apart from it
     ipc:/run/site.sock                processes of this machine; ipc:///run/site.sock is the same
+    redis://10.0.0.1:6379/0           machines that share a Redis; also rediss (TLS), unix, redis+sentinel and
+                                      redis+cluster: see daphne_like.layers.redis.hosts
     package.module.Class              a third-party layer for Channels
     scheme://...                      what an installed package offers as entry point of `daphne_like.layers`
 
@@ -10,13 +12,14 @@ Options follow as a query: `ipc:/run/site.sock?mode=660&capacity=1000`. For a do
 arguments, each JSON or else text: `channels_redis.core.RedisChannelLayer?hosts=["redis://localhost"]`.
 
 A layer object is shared by all of a process that name the same URL, so that the relay's worker and the site's
-CHANNEL_LAYERS are one member of it. Whoever names it first gives its options.
+CHANNEL_LAYERS are one member of it. Whoever names it first gives its options. Passwords are in no message.
 """
 
 import importlib
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -51,7 +54,8 @@ def open_layer(url: str, **options: Any) -> BaseChannelLayer:
 
     Args:
         options: as in the URL's query, which they go before: expiry, group_expiry, capacity, channel_capacity,
-            for ipc also mode and send_timeout; for a dotted path whatever its class takes.
+            for ipc also mode and send_timeout, for redis send_timeout, prefix and symmetric_encryption_keys; for
+            a dotted path whatever its class takes.
 
     Raises:
         ConfigurationError: it names no layer, or a class that does not take these options.
@@ -130,6 +134,8 @@ _Make = Callable[[dict[str, Any]], BaseChannelLayer]
 
 def _understand(url: str) -> tuple[str, _Make]:
     """What a URL is called in the registry, and how to make what it names."""
+    if url.partition("://")[0] in _REDIS_SCHEMES:
+        return _understand_redis(url)
     try:
         parts = urlsplit(url)
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
@@ -158,6 +164,47 @@ def _make_ipc(path: str, options: dict[str, Any], url: str) -> BaseChannelLayer:
     from .ipc import IPCChannelLayer  # needs what Windows lacks
 
     return _adopted(_made(IPCChannelLayer, {"path": path, **options}, url))
+
+
+def _understand_redis(url: str) -> tuple[str, _Make]:
+    """
+    Words of the query that are the layer's are read here; those of its connections are left in the URL.
+
+    Several symmetric_encryption_keys are so many words.
+    """
+    address, _, query = url.partition("?")
+    own, keys, others = [], [], []
+    for word in filter(None, query.split("&")):
+        name, _, value = word.partition("=")
+        if name in _OPTIONS or name in _REDIS_OPTIONS:
+            own.append((name, unquote(value)))
+        elif name == "symmetric_encryption_keys":
+            keys.append(unquote(value))
+        else:
+            others.append(word)
+    host = address + (f"?{'&'.join(others)}" if others else "")
+    shown = _without_secrets(host)
+    given = _read_options(shown, own, _OPTIONS | _REDIS_OPTIONS)
+    if keys:
+        given["symmetric_encryption_keys"] = keys
+    key = shown if "prefix" not in given else f"{shown} {given['prefix']}"
+    return key, lambda more: _make_redis(host, given | more, shown)
+
+
+def _make_redis(host: str, options: dict[str, Any], shown: str) -> BaseChannelLayer:
+    try:
+        from .redis import RedisChannelLayer  # needs what is not always installed
+    except ImportError as error:
+        raise ConfigurationError(f"layer {shown!r}: {error}: install daphne-like[redis]") from error
+    return _adopted(_made(RedisChannelLayer, {"hosts": [host], **options}, shown))
+
+
+def _without_secrets(url: str) -> str:
+    try:
+        from .redis.hosts import without_secrets
+    except ImportError:
+        return re.sub(r"//.*@", "//***@", url)
+    return without_secrets(url)
 
 
 def _socket_path(url: str, host: str, path: str) -> str:
@@ -220,6 +267,22 @@ def _read_options(
     return options
 
 
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text
+
+
+_REDIS_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "prefix": (_text, "what all keys begin with"),
+    "send_timeout": (_number, "seconds"),
+}
+_REDIS_SCHEMES = {
+    *("redis", "rediss", "unix", "redis+unix"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+}
+
+
 def _json_or_text(value: str) -> Any:
     try:
         return json.loads(value)
@@ -234,9 +297,9 @@ def _find_plugin(scheme: str, url: str) -> Callable[..., Any]:
     found = metadata.entry_points(group=ENTRY_POINTS, name=scheme)
     if not found:
         others = sorted(metadata.entry_points(group=ENTRY_POINTS).names)
+        known = ", ".join(["memory", "ipc", "redis", *others])
         raise ConfigurationError(
-            f"layer {url!r}: nothing is called {scheme!r}; there are {', '.join(['memory', 'ipc', *others])}, "
-            "and dotted paths of classes"
+            f"layer {url!r}: nothing is called {scheme!r}; there are {known}, and dotted paths of classes"
         )
     try:
         plugin: Callable[..., Any] = next(iter(found)).load()
@@ -249,7 +312,8 @@ def _import_class(path: str, url: str) -> Callable[..., Any]:
     module_name, _, name = path.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in path.split(".")):
         raise ConfigurationError(
-            f"layer {url!r}: write memory:, ipc:/path/of/a.sock or a dotted path such as package.module.Class"
+            f"layer {url!r}: write memory:, ipc:/path/of/a.sock, redis://host or a dotted path such as "
+            "package.module.Class"
         )
     try:
         kind: Callable[..., Any] = getattr(importlib.import_module(module_name), name)

@@ -113,7 +113,7 @@ class MemberPort:
                 for to, packed in outgoing.items():
                     self._door.post(self._end.name, to, join(packed))
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
+    def offer(self, channel: str, ref: int, opening: list[Any], limit: int) -> str:
         """
         See Port.
 
@@ -137,6 +137,9 @@ class MemberPort:
         """See Port."""
         with self._lock:
             self._door.serve(self._end, channel, places)
+
+    def member_ended(self, address: str) -> None:
+        """Its connection has told the hub."""
 
     # From the member.
 

@@ -23,7 +23,7 @@ class PortUser(Protocol):
     def envelopes_received(self, sender: str, batch: list[Envelope]) -> None:
         """Envelopes that *sender* posted to us, in its order."""
 
-    def offer_received(self, channel: str, sender: str, ref: int, opening: dict[str, Any]) -> None:
+    def offer_received(self, channel: str, sender: str, ref: int, opening: list[Any]) -> None:
         """A stream that we have got because we serve() its channel. *sender* is where its envelopes go."""
 
     def offer_claimed(self, ref: int, by: str) -> None:
@@ -34,6 +34,12 @@ class PortUser(Protocol):
 
     def member_gone(self, address: str) -> None:
         """Nobody is at *address* any more: it closed its port, or its process ended."""
+
+    def port_stalled(self) -> None:
+        """The layer is out of reach. What is posted waits, nothing is lost; offer no new streams."""
+
+    def port_resumed(self) -> None:
+        """It is there again."""
 
     def port_lost(self) -> None:
         """The layer is out of reach. Nothing posted from now on arrives, until port_regained()."""
@@ -64,7 +70,7 @@ class Port(Protocol):
     def post(self, to: str, envelope: Envelope) -> None:
         """Send an envelope at the end of this turn. To an address where nobody is: nothing happens."""
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
+    def offer(self, channel: str, ref: int, opening: list[Any], limit: int) -> str:
         """
         Offer a stream to whoever serves *channel*.
 
@@ -84,6 +90,13 @@ class Port(Protocol):
 
     def flush(self) -> None:
         """Send what waits for the end of the turn now."""
+
+    def member_ended(self, address: str) -> None:
+        """
+        Say that the process of the member at *address* has ended, as only its supervisor knows so early.
+
+        Layers that cannot but notice at once do nothing. Else member_gone() follows, behind what it had said.
+        """
 
     async def close(self) -> None:
         """Leave: others are told member_gone()."""

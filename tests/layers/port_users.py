@@ -37,6 +37,12 @@ class User:
     def member_gone(self, address):
         self._note("gone", address)
 
+    def port_stalled(self):
+        self._note("stalled")
+
+    def port_resumed(self):
+        self._note("resumed")
+
     def port_lost(self):
         self._note("lost")
 

@@ -92,7 +92,7 @@ def test_entry_point(monkeypatch):
     layer = open_layer("carrier://pigeon?fast=1", expiry=3)
     assert layer.layer.hosts == ["carrier://pigeon?fast=1"]
     assert layer.expiry == 3
-    with pytest.raises(ConfigurationError, match="there are memory, ipc, carrier, and dotted paths"):
+    with pytest.raises(ConfigurationError, match="there are memory, ipc, redis, carrier, and dotted paths"):
         open_layer("smoke://signal")
 
 
@@ -115,7 +115,8 @@ WRONG = [
     ("ipc:/s?colour=red", "no option 'colour'; there are expiry, group_expiry, capacity, mode, send_timeout"),
     ("ipc:/s?mode", "bad query field"),
     ("memory:?mode=660", "no option 'mode'"),
-    ("redis://localhost", "nothing is called 'redis'"),
+    ("redis://localhost?capacity=many", "capacity=many should be a number of messages"),
+    ("redis://user:secret@localhost?prefix=", "'redis://user:***@localhost': prefix= should be"),
     ("", "write memory:, ipc:"),
     ("nonsense", "write memory:, ipc:"),
     ("no.such.module.Class", "No module named 'no'"),

@@ -230,17 +230,17 @@ async def test_what_cannot_be_packed_is_told_to_who_posts():
 async def test_offers():
     layer = MemoryChannelLayer()
     async with open_ports(layer) as ((server, user), (worker, at_worker)):
-        server.offer("http.request", 1, {"v": 1}, 1)
-        server.offer("http.request", 2, {"v": 1}, 1)
+        server.offer("http.request", 1, [1], 1)
+        server.offer("http.request", 2, [1], 1)
         assert await user.until(1) == [("refused", 2)]
         worker.serve("http.request", 2)
-        assert await at_worker.until(1) == [("offer", "http.request", server.address, 1, {"v": 1})]
+        assert await at_worker.until(1) == [("offer", "http.request", server.address, 1, [1])]
         assert await user.until(1) == [("claimed", 1, worker.address)]
         worker.serve("http.request", -1)
-        server.offer("http.request", 3, {"v": 1}, 1)
+        server.offer("http.request", 3, [1], 1)
         server.withdraw("http.request", 3)
         worker.serve("http.request", 1)
-        server.offer("http.request", 4, {"v": 1}, 1)
+        server.offer("http.request", 4, [1], 1)
         assert [call[3] for call in await at_worker.until(1)] == [4]
 
 

@@ -1,0 +1,154 @@
+"""
+What waits to be asked of a node, in order, without I/O.
+
+Calls that were refused, though they may be possible later, *hold* their tag: what is asked of that tag
+meanwhile waits behind them, while other tags go on. When it is tried again the first of each tag goes alone, and
+the others follow it when it is answered. So of two calls of one tag the later is never done first; but for two
+that left in the same batch, where the earlier may be refused and the later not.
+"""
+
+import asyncio
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from daphne_like.errors import LayerError
+
+from .connection import pack
+from .scripts import Script
+
+__all__ = ["Backlog", "Call"]
+
+
+class Call:
+    """
+    Something asked of a node.
+
+    Args:
+        words: of the command; or what gives them when they are written for the first time.
+        tag: of its keys. None: a lane's own, which nobody waits for.
+        deadline: loop time at which it fails.
+        script: that it calls.
+
+    Attributes:
+        asking: ASKING has to precede it: the slot is on its way.
+        hops: how often it was told to go elsewhere.
+        packed: as it is written, or b"" before it is known.
+        octets: that it was counted with.
+    """
+
+    __slots__ = ("_words", "asking", "deadline", "future", "hops", "octets", "packed", "script", "tag")
+
+    def __init__(
+        self,
+        words: tuple[Any, ...] | Callable[[], tuple[Any, ...]],
+        tag: str | None,
+        future: "asyncio.Future[Any]",
+        deadline: float,
+        script: Script | None = None,
+    ) -> None:
+        self.tag = tag
+        self.future = future
+        self.deadline = deadline
+        self.script = script
+        self.asking = False
+        self.hops = 0
+        if callable(words):
+            self._words = words
+            self.packed = b""
+        else:
+            self.packed = pack(words)
+        self.octets = len(self.packed) if tag is not None else 0
+
+    def encode(self) -> bytes:
+        """Once, if it was not packed from the beginning."""
+        self.packed = pack(self._words())
+        return self.packed
+
+    def fail(self, error: LayerError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            # Who did not want to know is not told by asyncio either.
+            self.future.exception()
+
+
+class Backlog:
+    """
+    Attributes:
+        ready: calls to be written next.
+        held: by tag, calls behind a refused one, which is not among them while it is being tried again.
+    """
+
+    def __init__(self) -> None:
+        self.ready: collections.deque[Call] = collections.deque()
+        self.held: dict[str | None, collections.deque[Call]] = {}
+
+    def add(self, call: Call) -> None:
+        if self.held and call.tag in self.held:
+            self.held[call.tag].append(call)
+        else:
+            self.ready.append(call)
+
+    def add_first(self, calls: Sequence[Call]) -> None:
+        """*calls* before all others that are ready."""
+        self.ready.extendleft(reversed(calls))
+
+    def hold(self, refused: Iterable[Call]) -> None:
+        """Hold the tags of *refused*, which are older than whatever waits here."""
+        tags: dict[str | None, list[Call]] = {}
+        for call in refused:
+            tags.setdefault(call.tag, []).append(call)
+        for tag, calls in tags.items():
+            self.held.setdefault(tag, collections.deque()).extendleft(reversed(calls))
+        waiting, self.ready = self.ready, collections.deque()
+        for call in waiting:
+            self.add(call)
+
+    def try_again(self) -> None:
+        """Make the first of each tag that is held ready."""
+        first = []
+        for tag, waiting in list(self.held.items()):
+            if waiting:
+                first.append(waiting.popleft())
+            else:
+                # The only one, and it is on its way, or nobody waits for it any more.
+                del self.held[tag]
+        self.add_first(first)
+
+    def release(self, tag: str | None) -> None:
+        """*tag* is not refused any longer."""
+        if tag in self.held:
+            self.add_first(self.held.pop(tag))
+
+    def restore(self, refused: Sequence[Call]) -> None:
+        """Everything may be tried: *refused* first, which are older than whatever waits here."""
+        held = list(itertools.chain.from_iterable(self.held.values()))
+        self.held.clear()
+        self.add_first(held)
+        self.add_first(refused)
+
+    def take_expired(self, now: float) -> list[Call]:
+        """Those whose deadline has come."""
+        expired = []
+        for waiting in (self.ready, *self.held.values()):
+            while waiting and waiting[0].deadline <= now:
+                expired.append(waiting.popleft())
+        return expired
+
+    def next_deadline(self) -> float:
+        """The next of them, or infinity."""
+        return min(
+            (waiting[0].deadline for waiting in (self.ready, *self.held.values()) if waiting),
+            default=float("inf"),
+        )
+
+    def take(self, wanted: Callable[[Call], bool] = lambda call: True) -> list[Call]:
+        """Those that are *wanted*, in order."""
+        taken: list[Call] = []
+        for waiting in (*self.held.values(), self.ready):
+            calls = list(waiting)
+            waiting.clear()
+            for call in calls:
+                (taken if wanted(call) else waiting).append(call)
+        return taken
