@@ -27,7 +27,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from daphne_like import logs
@@ -36,7 +36,7 @@ from daphne_like.asgi.messages import message_body, message_headers, message_sta
 from daphne_like.asgi.stream import NEVER, StreamTransport, Wakeup, came_from_departure
 from daphne_like.errors import ClientDisconnected, InvalidMessage, RelayError, UnexpectedMessage
 from daphne_like.http.events import DataReceived, RequestReceived
-from daphne_like.typing import Message
+from daphne_like.typing import Headers, Message
 
 __all__ = ["HTTPStream"]
 
@@ -65,8 +65,10 @@ class HTTPStream:
 
     Attributes:
         wants_data: there is room for more of the request's body.
-        task: runs the application.
+        task: runs the application; None while that is called directly (asgi.direct).
     """
+
+    is_exchange = True
 
     __slots__ = (
         "_body",
@@ -183,7 +185,8 @@ class HTTPStream:
         """End an application that took too long (--http-timeout, --application-close-timeout)."""
         self.deadline = NEVER
         self._context.unwatch(self)
-        if self.state is DONE or self.task is None or self.task.done():
+        task = self.task
+        if self.state is DONE or (self._departed if task is None else task.done()):
             return
         if self._departed:
             log.warning(
@@ -197,20 +200,27 @@ class HTTPStream:
             )
             self._departed = self._told = True
             self._give_up(503, b"The application took too long to answer.\n")
-        self.task.cancel()
+            if self._departure is not None:
+                self._departure(True)
+        if task is not None:
+            task.cancel()
 
     # ---- to the application
 
-    async def run(self) -> None:
-        """Call the application, and see to it that its stream ends with it."""
-        context = self._context
+    async def run(self, rest: Coroutine[Any, Any, None] | None = None) -> None:
+        """Call the application, or go on with the *rest* of it; see to it that its stream ends with it."""
         try:
-            await context.application(self.scope, self.receive, self.send)
+            await (rest or self._context.application(self.scope, self.receive, self.send))
         except BaseException as error:
             self._application_raised(error)
         else:
             if self.state is not DONE:
                 self._application_returned()
+        self._over()
+
+    def _over(self) -> None:
+        """The application has ended."""
+        context = self._context
         if self.deadline is not NEVER:
             context.unwatch(self)
         context.running.discard(self)
@@ -229,11 +239,9 @@ class HTTPStream:
     async def receive(self) -> Message:
         """ASGI receive()."""
         while True:
-            if self._body:
-                return self._take_body()
-            if self._body_ended and not self._body_given:
-                self._body_given = True
-                return {"type": "http.request", "body": b"", "more_body": False}
+            message = self.receive_arrived()
+            if message is not None:
+                return message
             if self._departed or self.state is DONE:
                 self._told = True
                 return {"type": "http.disconnect"}
@@ -368,6 +376,42 @@ class HTTPStream:
                 reading.add_done_callback(lambda _: file.close())
         self._send_last(data)
 
+    # ---- asgi.direct
+
+    @property
+    def is_over(self) -> bool:
+        """See Exchange."""
+        return self.state in _OVER
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """See Exchange."""
+        if (self._told and self._departed) or self._transport.lost:
+            raise ClientDisconnected("the client has left")
+        if self.state is not REQUEST:
+            raise UnexpectedMessage(self.state, "http.response.start")
+        self._start({"type": "http.response.start", "status": status, "headers": headers})
+        self._send_last(body)
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """See Exchange."""
+        if self.state not in _OVER:
+            try:
+                self.respond(status, headers, body)
+            except Exception as error:
+                self._application_raised(error)
+
+    def ended(self, error: BaseException | None) -> None:
+        """See Exchange."""
+        if error is not None:
+            self._application_raised(error)
+        elif self.state is not DONE:
+            self._application_returned()
+        self._over()
+
+    def proceed(self, conversation: Coroutine[Any, Any, None]) -> None:
+        """See Exchange."""
+        self.task = self._context.spawn(self.run(conversation))
+
     # ---- endings
 
     def _end(self, state: str) -> None:
@@ -398,10 +442,7 @@ class HTTPStream:
         if self._departed or self.state is ABANDONED:
             self._abandon()
             return
-        log.error(
-            "application ended without a complete response",
-            extra=self.described,
-        )
+        log.error("application ended without a complete response", extra=self.described)
         self._give_up()
 
     def _give_up(self, status: int = 500, text: bytes = b"Internal Server Error\n") -> None:

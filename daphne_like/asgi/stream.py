@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from daphne_like.asgi.direct import Direct, direct_of
 from daphne_like.asgi.forwarded import TrustedPeers
 from daphne_like.errors import ClientDisconnected
 from daphne_like.http.events import DataReceived, RequestReceived
@@ -155,6 +156,7 @@ class ServerContext:
         idle: called when one of `running` has ended while draining.
         draining: the server is stopping.
         tells_departure: scopes carry the extension of asgi.departure, for an application that asks for it.
+        direct: the application's way around coroutines: asgi.direct.
     """
 
     application: ASGIApplication
@@ -180,6 +182,7 @@ class ServerContext:
     root_path: str = field(init=False)
     proxy_headers: bool = field(init=False)
     tells_departure: bool = field(init=False)
+    direct: Direct | None = field(init=False)
     probes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -199,11 +202,12 @@ class ServerContext:
         self.root_path = self.settings.root_path
         self.proxy_headers = self.settings.proxy_headers
         self.tells_departure = getattr(self.application, "wants_departure", False)
-        health_path = settings.health_path
-        self.probes = (health_path, settings.root_path + health_path) if health_path else ()
+        self.direct = direct_of(self.application)
+        probes = [path for path in (settings.health_path, settings.ready_path) if path]
+        self.probes = (*probes, *(settings.root_path + path for path in probes))
 
     def is_full_for(self, event: RequestReceived) -> bool:
-        """--max-concurrent-requests is reached. A probe of --health-path comes in: who is busy is not ill."""
+        """--max-concurrent-requests is reached. Probes of the server itself come in: who is busy is not ill."""
         full = self.max_requests is not None and self.requests >= self.max_requests
         return full and event.raw_path.decode("latin-1") not in self.probes
 

@@ -302,7 +302,8 @@ class H1Connection(ResponseWriter):
         """Refuse what no continuation can make acceptable, so that its sender need not be waited for."""
         size = len(data)
         if data[0] not in _TCHAR and data != b"\r":
-            raise RemoteProtocolError("not HTTP")
+            # What a browser says first to https://.
+            raise RemoteProtocolError("TLS, not HTTP" if data.startswith(b"\x16\x03") else "not HTTP")
         line_end = data.find(b"\r\n")
         if line_end < 0:
             if size > self._limits.max_target_length + MAX_LINE_REST:

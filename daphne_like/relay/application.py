@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from daphne_like import logs
+from daphne_like.asgi.direct import Exchange
 from daphne_like.errors import LayerError
 from daphne_like.layers.port import Envelope
 from daphne_like.relay.envelope import (
@@ -28,13 +29,12 @@ from daphne_like.relay.envelope import (
     HANDOFF,
     KEEPALIVE,
     LOST,
-    crossing_scope,
 )
 from daphne_like.relay.foreign_port import port_of
 from daphne_like.relay.http_lease import HTTPLease
 from daphne_like.relay.keeper import ENDED, OPENING, Counters, Offered, Terms
 from daphne_like.relay.lease import ABNORMAL_CLOSURE, Lease
-from daphne_like.relay.relaying import relay_request, relay_websocket, take_departure
+from daphne_like.relay.relaying import relay_directly, relay_request, relay_websocket, take_departure
 from daphne_like.relay.websocket_lease import WebSocketLease
 from daphne_like.typing import Receive, Scope, Send
 
@@ -108,18 +108,29 @@ class RelayApplication:
         number = next(self._numbers)
         departure = take_departure(scope)
         if kind == "http":
-            lease = self._leases[number] = HTTPLease(self, number, crossing_scope(scope))
+            lease = self._leases[number] = HTTPLease(self, number, scope)
             await relay_request(lease, departure, receive, send)
         elif kind == "websocket":
             closes = self._restart_policy(scope["path"]) == "close"
             spread = self._restart_spread
-            socket = WebSocketLease(self, number, crossing_scope(scope), closes=closes, spread=spread)
+            socket = WebSocketLease(self, number, scope, closes=closes, spread=spread)
             self._leases[number] = socket
             await relay_websocket(socket, departure, receive, send)
         elif kind == "lifespan":
             await self._live(receive, send)
         else:
             raise ValueError(f"the relay knows no {kind} scopes")
+
+    def daphne_like_direct(self, exchange: Exchange) -> bool:
+        """See asgi.direct."""
+        if self._loop is None:
+            return False
+        if self._timer is None:
+            self._start_timer()
+        number = next(self._numbers)
+        lease = self._leases[number] = HTTPLease(self, number, exchange.scope)
+        relay_directly(lease, exchange)
+        return True
 
     def _restart_policy(self, path: str) -> OnRestart:
         for pattern, policy in self._restart_rules:
@@ -189,10 +200,17 @@ class RelayApplication:
         assert self._loop is not None
         return self._loop.time()
 
+    def may_wait(self) -> bool:
+        if self._loop is None:
+            return False
+        waiting = sum(lease.state is OPENING and not lease.offered for lease in self._leases.values())
+        # The one that asks is among them.
+        return not self.terms.queue_limit or waiting <= self.terms.queue_limit
+
     def post(self, to: str, envelope: Envelope) -> None:
         self._port.post(to, envelope)
 
-    def offer(self, lease: Offered, opening: dict[str, Any], limit: int) -> None:
+    def offer(self, lease: Offered, opening: list[Any], limit: int) -> None:
         by = self._port.offer(lease.channel, lease.ref, opening, limit)
         if by:
             lease.claimed(by)
@@ -253,10 +271,7 @@ class RelayApplication:
                 if kind == EVENTS:
                     lease.receive_events(envelope[3], envelope[4], envelope[5])
                 elif kind == END:
-                    seq, taken, error, items = envelope[3:7]
-                    if items:
-                        lease.receive_events(seq - len(items) + 1, items, taken)
-                    lease.receive_end(seq, taken, error)
+                    lease.receive_end(*envelope[3:7])
                 elif kind == CREDIT:
                     lease.receive_credit(envelope[3], envelope[4])
                 elif kind == HANDOFF:
@@ -273,7 +288,7 @@ class RelayApplication:
         if envelope[0] not in (END, KEEPALIVE):
             self._port.post(sender, [CANCEL, envelope[1], envelope[2], LOST, ABNORMAL_CLOSURE])
 
-    def offer_received(self, channel: str, sender: str, ref: int, opening: dict[str, Any]) -> None:
+    def offer_received(self, channel: str, sender: str, ref: int, opening: list[Any]) -> None:
         """Never: we serve nothing."""
 
     def offer_claimed(self, ref: int, by: str) -> None:
@@ -331,6 +346,17 @@ class RelayApplication:
             held = self._leases.get(stream)
             if held is not None and held.worker == address and held.epoch == epoch:
                 held.worker_condemned(taken)
+
+    def worker_ended(self, address: str) -> None:
+        """The process of the worker has ended: whoever started it knows that at once."""
+        self._port.member_ended(address)
+
+    def port_stalled(self) -> None:
+        self.reachable = False
+        log.error("the channel layer is out of reach", extra={"streams": len(self._leases)})
+
+    def port_resumed(self) -> None:
+        self.port_regained()
 
     def port_lost(self) -> None:
         self.reachable = False

@@ -1,7 +1,7 @@
 """
 What crosses the layer between a server and a worker, and what each piece of it means.
 
-A server offers a stream with an *opening*, a dict (build_opening(), read_opening()). From then on both sides
+A server offers a stream with an *opening*, a list (build_opening(), read_opening()). From then on both sides
 post envelopes: lists whose first item, an int, is one of
 
     EVENTS    [1, stream, epoch, seq, items, taken]   both ways; seq is the number of the first of items
@@ -60,6 +60,8 @@ answers with its own. Envelopes keep their order, so that whoever finds less tha
 breaks the stream off. To a KEEPALIVE of a stream that it does not have, a worker answers with END and seq -1.
 """
 
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +91,6 @@ __all__ = [
     "Item",
     "Opening",
     "build_opening",
-    "crossing_scope",
     "item_cost",
     "read_opening",
     "split_body",
@@ -219,112 +220,121 @@ class Opening:
 def build_opening(
     stream: int,
     epoch: int,
-    scope: dict[str, Any],
+    scope: Mapping[str, Any],
     items: list[Item],
     ended: bool,
     resume: str = "",
     credit: int = WINDOW,
     closes: bool = False,
-) -> dict[str, Any]:
-    """The dict to offer; *scope* from crossing_scope(). See Opening."""
-    opening = {
-        "v": VERSION,
-        "stream": stream,
-        "epoch": epoch,
-        "scope": scope,
-        "items": items,
-        "ended": ended,
-        "credit": credit,
-        "resume": resume,
-    }
-    if closes:
-        opening["closes"] = True
-    return opening
+) -> list[Any]:
+    """The list to offer; *scope*: the host's. See Opening."""
+    extensions = scope.get("extensions") or {}
+    others = None if _KNOWN.issuperset(scope) else _others(scope)
+    names = _crossing_names(tuple(extensions))
+    fields = [*map(scope.get, _FIELDS), names, extensions.get("tls"), others]
+    return [VERSION, stream, epoch, fields, items, ended, credit, resume, closes]
 
 
-def read_opening(opening: dict[str, Any]) -> Opening:
+def read_opening(opening: Sequence[Any]) -> Opening:
     """
     Raises:
         RelayError: it is of a version that we do not know, or not an opening.
     """
     try:
-        if opening["v"] != VERSION:
-            raise RelayError(f"envelope version {opening['v']!r}, not {VERSION}")
-        scope = opening["scope"]
-        headers = scope["headers"]
-        if type(headers) is tuple:  # from layers of our own, and so is all the rest
-            scope["headers"] = list(headers)
-        else:
-            scope["headers"] = [(name, value) for name, value in headers]
-            for name in ("client", "server"):
-                if scope.get(name) is not None:
-                    scope[name] = tuple(scope[name])
-        if "subprotocols" in scope:
-            scope["subprotocols"] = list(scope["subprotocols"])
-        resume = opening["resume"]
+        if opening[0] != VERSION:
+            raise RelayError(f"envelope version {opening[0]!r}, not {VERSION}")
+        _, stream, epoch, fields, items, ended, credit, resume, closes = opening[:9]
+        scope = _read_scope(*fields)
         if resume:
-            extensions = dict(scope.get("extensions") or {})
-            extensions["daphne_like.resume"] = {"epoch": opening["epoch"], "reason": resume}
-            scope["extensions"] = extensions
-        return Opening(
-            stream=opening["stream"],
-            epoch=opening["epoch"],
-            scope=scope,
-            items=opening["items"],
-            ended=opening["ended"],
-            credit=opening["credit"],
-            resume=resume,
-            closes=opening.get("closes", False),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+            scope["extensions"]["daphne_like.resume"] = {"epoch": epoch, "reason": resume}
+        return Opening(stream, epoch, scope, items, ended, credit, resume, closes)
+    except (LookupError, TypeError, ValueError) as error:
         raise RelayError(f"not an opening: {error!r}") from error
 
 
-# Extensions that work through the relay. Others may hold what cannot cross: open files, callables.
+# What of a scope crosses by its place in a list. "state" is of the worker's own lifespan, "asgi" of its server.
+_FIELDS = (
+    "type",
+    "http_version",
+    "method",
+    "scheme",
+    "path",
+    "raw_path",
+    "query_string",
+    "root_path",
+    "headers",
+    "client",
+    "server",
+    "subprotocols",
+)
+_KNOWN = frozenset((*_FIELDS, "asgi", "extensions", "state"))
+
+# Extensions, beside "tls", that work through the relay. Others may hold what cannot cross: files, callables.
 _EXTENSIONS = frozenset(
     (
         "http.response.early_hint",
         "http.response.pathsend",
         "http.response.push",
         "http.response.trailers",
-        "tls",
         "websocket.http.response",
     )
 )
-_SCOPE_KEYS = frozenset(
-    (
-        "asgi",
-        "client",
-        "extensions",
-        "headers",
-        "http_version",
-        "method",
-        "path",
-        "query_string",
-        "raw_path",
-        "root_path",
-        "scheme",
-        "server",
-        "subprotocols",
-        "type",
-    )
-)
+
+
+@functools.lru_cache(maxsize=64)
+def _crossing_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in _EXTENSIONS)
+
+
+def _others(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """What middleware has put into the scope: plain values cross."""
+    return {key: scope[key] for key in scope.keys() - _KNOWN if type(scope[key]) in _PLAIN}
+
+
+def _read_scope(
+    kind: str,
+    http_version: str,
+    method: str | None,
+    scheme: str,
+    path: str,
+    raw_path: bytes,
+    query_string: bytes,
+    root_path: str | None,
+    headers: Any,
+    client: Any,
+    server: Any,
+    subprotocols: Any,
+    extensions: Sequence[str],
+    tls: dict[str, Any] | None,
+    others: dict[str, Any] | None,
+) -> dict[str, Any]:
+    if type(headers) is not tuple:  # a layer of others: what was a tuple is none any more
+        headers = [(name, value) for name, value in headers]
+        client = client and tuple(client)
+        server = server and tuple(server)
+    scope: dict[str, Any] = {
+        "type": kind,
+        "asgi": {"version": "3.0", "spec_version": "2.5"},
+        "http_version": http_version,
+        "scheme": scheme,
+        "path": path,
+        "raw_path": raw_path,
+        "query_string": query_string,
+        "root_path": root_path or "",
+        "headers": list(headers),
+        "client": client,
+        "server": server,
+        "extensions": {name: {} for name in extensions},
+    }
+    if method is not None:
+        scope["method"] = method
+    if subprotocols is not None:
+        scope["subprotocols"] = list(subprotocols)
+    if tls is not None:
+        scope["extensions"]["tls"] = tls
+    if others:
+        scope.update(others)
+    return scope
+
+
 _PLAIN = frozenset((str, bytes, int, float, bool, type(None)))
-
-
-def crossing_scope(scope: Any) -> dict[str, Any]:
-    """
-    What of *scope* crosses the layer.
-
-    "state" belongs to the worker's own lifespan. Of what others have put there, only plain values cross.
-    """
-    crossing = dict(scope)
-    crossing.pop("state", None)
-    if not _SCOPE_KEYS.issuperset(crossing):
-        for key in crossing.keys() - _SCOPE_KEYS:
-            if type(crossing[key]) not in _PLAIN:
-                del crossing[key]
-    extensions = crossing.get("extensions")
-    if extensions is not None and not _EXTENSIONS.issuperset(extensions):
-        crossing["extensions"] = {key: extensions[key] for key in extensions if key in _EXTENSIONS}
-    return crossing

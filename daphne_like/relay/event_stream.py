@@ -10,6 +10,7 @@ empty line, lines end with CR, LF or both; comments, which keep connections aliv
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["EventStream", "asking_again"]
@@ -119,7 +120,7 @@ class EventStream:
         self._in_event = False
 
 
-def asking_again(scope: dict[str, Any], last_id: bytes) -> dict[str, Any]:
+def asking_again(scope: Mapping[str, Any], last_id: bytes) -> dict[str, Any]:
     """*scope* with Last-Event-ID; an empty id asks for none, as browsers do."""
     headers = [field for field in scope["headers"] if field[0] != b"last-event-id"]
     if last_id:

@@ -42,6 +42,9 @@ UNREACHABLE_PAUSE = 1.0
 # A receive() that fails after so long has most likely only been waiting.
 LONG_WAIT = 1.0
 
+# How long what a member has said before its end may be on its way.
+LAST_WORDS = 1.0
+
 # What goes into one message, in octets as credit counts them; layers carry 1 MB.
 MAX_BATCH = 384 * 1024
 
@@ -118,7 +121,7 @@ class ForeignPort:
         if self._reachable:
             self._lane(to).add(envelope)
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
+    def offer(self, channel: str, ref: int, opening: list[Any], limit: int) -> str:
         """See Port. The limit is the layer's own."""
         if self._reachable:
             message = {"type": "relay.offer", "from": self.address, "ref": ref, "opening": opening}
@@ -133,6 +136,11 @@ class ForeignPort:
         self._places[channel] = self._places.get(channel, 0) + places
         if self._places[channel] > 0 and channel not in self._servers and self._reachable:
             self._servers[channel] = self._start(self._receive_offers(channel))
+
+    def member_ended(self, address: str) -> None:
+        """See Port."""
+        if self._loop is not None and address in self._heard:
+            self._loop.call_later(LAST_WORDS, self._gone, address)
 
     def flush(self) -> None:
         """Nothing waits here for the end of a turn, but for the layer."""
@@ -245,7 +253,7 @@ class ForeignPort:
                 if message is None or self._user is None:
                     return
                 sender, ref, opening = map(message.get, ("from", "ref", "opening"))
-                if not (isinstance(sender, str) and isinstance(ref, int) and isinstance(opening, dict)):
+                if not (isinstance(sender, str) and isinstance(ref, int) and isinstance(opening, list)):
                     log.warning("a message that is no offer", extra={"channel": channel})
                 elif self._places[channel] <= 0:
                     # Places were taken back meanwhile. Cancelling receive() could have lost the message.

@@ -7,6 +7,7 @@ lost, as long as its body is kept: up to KEPT_BODY octets are. Any other gets 50
 Event streams go on: with another worker, from the last event that the client has got (relay/event_stream.py).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from daphne_like.relay.envelope import CANCEL, CREDIT, HANDED_OFF, HTTP_CHANNEL, TIMEOUT, Item, split_body
@@ -43,7 +44,7 @@ class HTTPLease(Lease):
     _awaits_head = False  # a later epoch's, of an event stream
     _another_head = False  # has come then
 
-    def __init__(self, keeper: Keeper, stream: int, scope: dict[str, Any]) -> None:
+    def __init__(self, keeper: Keeper, stream: int, scope: Mapping[str, Any]) -> None:
         super().__init__(keeper, stream, scope)
         # The request's body, for another run; None where there will be none.
         self._kept: list[Item] | None = [] if scope.get("method") in SAFE_METHODS else None
@@ -254,6 +255,23 @@ class HTTPLease(Lease):
         elif kind == "http.response.pathsend":
             self.whole = not self._trailers
         return message
+
+    def take_whole(self) -> tuple[Item, Item] | None:
+        """What to answer where all that there is and will be is a response in one piece: its start and body."""
+        entries = self.entries
+        if len(entries) == 2 and self.verdict is OVER and self.epoch == 1 and not self.client_lost:
+            start, body = entries
+            if (
+                type(start) is type(body) is dict
+                and start.get("type") == "http.response.start"
+                and body.get("type") == "http.response.body"
+                and not start.get("trailers")
+                and not body.get("more_body")
+            ):
+                entries.clear()
+                self.begun = self.whole = True
+                return start, body
+        return None
 
     def _look_at_head(self) -> None:
         """Find out whether it is an event stream. A response in one piece never needs to know."""

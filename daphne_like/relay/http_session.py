@@ -9,17 +9,17 @@ application says from then on would be said twice, since the client asks the nex
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from daphne_like import logs
 from daphne_like.asgi.stream import came_from_departure
-from daphne_like.errors import ClientDisconnected
+from daphne_like.errors import ClientDisconnected, UnexpectedMessage
 from daphne_like.relay.conversation import ABANDONED, DONE, REQUEST, HTTPConversation
 from daphne_like.relay.envelope import CREDIT, GAP, HANDOFF, SILENT, TIMEOUT, Opening, item_cost
 from daphne_like.relay.session import UNFINISHED, Session, SessionHost
 from daphne_like.relay.window import Inflow
-from daphne_like.typing import Message
+from daphne_like.typing import Headers, Message
 
 __all__ = ["HTTPSession"]
 
@@ -31,6 +31,10 @@ _SMALL = 64 * 1024
 class HTTPSession(Session):
     """See Session."""
 
+    is_exchange = True
+
+    _departure: Callable[[bool], None] | None = None
+    _failure = ""  # of a direct exchange, for its end
     _body_given = False
     _told = False
     _asked = False
@@ -67,11 +71,15 @@ class HTTPSession(Session):
         if reason == SILENT:
             self._silent = True
             self._wake()
+            if self._departure is not None:
+                self._departure(False)
             if self.conversation.state is not DONE:
                 self._watch_departed()
             return
         self._silent = True
         self._depart()
+        if self._departure is not None:
+            self._departure(True)
         if self.conversation.state is DONE:
             return  # one that has answered may go on for as long as it likes
         if reason in _AT_ONCE:
@@ -101,12 +109,12 @@ class HTTPSession(Session):
 
     # ---- to the application
 
-    async def run(self) -> None:
-        """Call the application, and see to it that its session ends with it."""
+    async def run(self, rest: Coroutine[Any, Any, None] | None = None) -> None:
+        """Call the application, or go on with the *rest* of it; see to it that its session ends with it."""
         self._started = True
         error = ""
         try:
-            await self._host.application(self.scope, self.receive, self.send)
+            await (rest or self._host.application(self.scope, self.receive, self.send))
         except BaseException as raised:
             error = self._application_raised(raised)
         else:
@@ -114,14 +122,27 @@ class HTTPSession(Session):
                 error = self._application_returned()
         self._finish(error)
 
+    def receive_arrived(self) -> Message | None:
+        """See asgi.direct.Exchange."""
+        if self._entries:
+            return self._take_body()
+        if self._body_ended and not self._body_given:
+            self._body_given = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return None
+
+    def tell_departure(self, callback: Callable[[bool], None] | None) -> None:
+        """See asgi.direct.Exchange."""
+        self._departure = callback
+        if callback is not None and self._silent:
+            callback(self.departed)
+
     async def receive(self) -> Message:
         """ASGI receive()."""
         while True:
-            if self._entries:
-                return self._take_body()
-            if self._body_ended and not self._body_given:
-                self._body_given = True
-                return {"type": "http.request", "body": b"", "more_body": False}
+            message = self.receive_arrived()
+            if message is not None:
+                return message
             if self._silent or self.conversation.state is DONE:
                 self._told = True
                 return {"type": "http.disconnect"}
@@ -196,6 +217,57 @@ class HTTPSession(Session):
                 return
             await self._wait()
         raise ClientDisconnected("the client has left")
+
+    # ---- asgi.direct
+
+    @property
+    def is_over(self) -> bool:
+        """See asgi.direct.Exchange."""
+        return self.conversation.state in (DONE, ABANDONED)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the request has come."""
+        return self._body_ended
+
+    def run_directly(self, direct: Callable[["HTTPSession"], bool]) -> bool:
+        """Whether the application has taken the session without a task."""
+        self._started = direct(self)
+        return self._started
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """See asgi.direct.Exchange."""
+        if self.departed or (self._told and self._silent):
+            raise ClientDisconnected("the client has left")
+        conversation = self.conversation
+        if conversation.state is not REQUEST:
+            raise UnexpectedMessage(conversation.state, "http.response.start")
+        item = conversation.judged({"type": "http.response.start", "status": status, "headers": headers})
+        self._say(item, conversation.size)
+        item = conversation.judged({"type": "http.response.body", "body": body})
+        self._say(item, conversation.size)
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """See asgi.direct.Exchange."""
+        if self.conversation.state is REQUEST:
+            try:
+                self.respond(status, headers, body)
+            except Exception as error:
+                self._failure = self._application_raised(error)
+
+    def ended(self, error: BaseException | None) -> None:
+        """See asgi.direct.Exchange."""
+        if error is not None:
+            failure = self._application_raised(error)
+        elif self.conversation.state is not DONE and not self._failure:
+            failure = self._application_returned()
+        else:
+            failure = self._failure
+        self._finish(failure)
+
+    def proceed(self, conversation: Coroutine[Any, Any, None]) -> None:
+        """See asgi.direct.Exchange."""
+        self.task = asyncio.get_running_loop().create_task(self.run(conversation))
 
     # ---- endings
 

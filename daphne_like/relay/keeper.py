@@ -132,9 +132,12 @@ class Keeper(Protocol):
     def time(self) -> float:
         """Seconds, monotonic."""
 
+    def may_wait(self) -> bool:
+        """Whether one more new stream may wait for the layer, which is not reachable."""
+
     def post(self, to: str, envelope: Envelope) -> None: ...
 
-    def offer(self, lease: Offered, opening: dict[str, Any], limit: int) -> None:
+    def offer(self, lease: Offered, opening: list[Any], limit: int) -> None:
         """Offer the lease's stream as `lease.ref`."""
 
     def withdraw(self, lease: Offered) -> None: ...

@@ -25,7 +25,7 @@ HTTPLease and WebSocketLease say what may go on with another worker.
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daphne_like.errors import SequenceGap
@@ -73,7 +73,7 @@ ABNORMAL_CLOSURE = 1006
 class Lease:
     """
     Args:
-        scope: what of it crosses the layer.
+        scope: the host's.
 
     Attributes:
         channel: where the stream is offered.
@@ -104,13 +104,12 @@ class Lease:
     _unsent_cost = 0
     _give_up_at = NEVER
 
-    def __init__(self, keeper: Keeper, stream: int, scope: dict[str, Any]) -> None:
+    def __init__(self, keeper: Keeper, stream: int, scope: Mapping[str, Any]) -> None:
         self.keeper = keeper
         self.stream = stream
         self.scope = scope
-        window = keeper.terms.window
-        self.inflow = self._consuming = Inflow(window)
-        self.outflow = Outflow(window)
+        self.inflow = self._consuming = Inflow(keeper.terms.window)
+        self.outflow = Outflow(keeper.terms.window)
         self.entries: deque[Any] = deque()
         self._unsent: deque[Item] = deque()
 
@@ -129,7 +128,7 @@ class Lease:
     def open(self) -> None:
         """Offer the stream for the first time."""
         keeper = self.keeper
-        if not keeper.reachable:
+        if not keeper.reachable and not keeper.may_wait():
             self._nobody_takes_it()
             return
         self._give_up_at = keeper.time() + self._patience
@@ -141,9 +140,11 @@ class Lease:
 
     def _offer(self, limit: int) -> None:
         keeper = self.keeper
+        self.deadline = self._give_up_at
+        if not keeper.reachable:
+            return  # layer_regained() comes back to it
         items, ended = self._first_items()
         self.offered = True
-        self.deadline = self._give_up_at
         if not keeper.knows_claims:
             self.deadline = min(self.deadline, keeper.time() + keeper.terms.claim_timeout)
         opening = build_opening(
@@ -271,11 +272,7 @@ class Lease:
         self.entries.extend(entries)
         if entries is not items:
             self._give_back()  # of parts
-        waiter = self.waiter
-        if waiter is not None:
-            self.waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+        self._wake()
 
     def receive_credit(self, octets: int, taken: int) -> None:
         """CREDIT: so much more may be sent."""
@@ -285,9 +282,14 @@ class Lease:
         if self.feed_waiter is not None:
             self._wake_feeder()
 
-    def receive_end(self, seq: int, taken: int, error: str) -> None:
-        """END, after its items: the application has ended."""
+    def receive_end(self, seq: int, taken: int, error: str, items: Sequence[Item] = ()) -> None:
+        """END: the application has ended, and *items* were its last."""
+        if items:
+            waiter, self.waiter = self.waiter, None  # to be woken once, by the end
+            self.receive_events(seq - len(items) + 1, items, taken)
+            self.waiter = waiter
         if self.state is ENDED:
+            self._wake()
             return
         if seq != self.inflow.arrived:
             self._gap(SequenceGap(f"the end after item {seq} came after {self.inflow.arrived}"))
@@ -454,10 +456,8 @@ class Lease:
                 self._nobody_takes_it()
             elif self.offered:
                 self._claim_timed_out()
-            elif self.keeper.reachable:
-                self._offer(0)
             else:
-                self.deadline = self._give_up_at
+                self._offer(0)
 
     def _claim_timed_out(self) -> None:
         """On a layer that does not tell: the opening may have been lost, or who took it."""

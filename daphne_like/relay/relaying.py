@@ -5,6 +5,9 @@ The application's own task, the host's, takes to the client what the worker says
 to take from the client, a second task does: for WebSockets and for bodies that have not come whole. (Under a
 host that does not tell of departures, for every stream: there, receive() is the only way to hear of one.)
 
+A host of ours gives requests that have come whole directly (asgi.direct): one whose response comes in one piece,
+as most do, has no task at all. Where it turns out to be any other, the task begins then.
+
 receive() is called only while the lease has credit for what it may give, and never cancelled as long as the
 stream lives. What a client has taken is told to the lease after `await send()`, which is where its TCP window
 reaches the worker.
@@ -26,10 +29,12 @@ ended.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from daphne_like import logs
 from daphne_like.asgi.departure import DEPARTURE, RECEIVE_ARRIVED
+from daphne_like.asgi.direct import Exchange
 from daphne_like.errors import ClientDisconnected, RelayError
 from daphne_like.relay.http_lease import HTTPLease
 from daphne_like.relay.keeper import BROKEN, ENDED, FAILED, GONE, LOST_WORKER, OVER, UNAVAILABLE
@@ -40,7 +45,7 @@ from daphne_like.typing import Message, Receive, Scope, Send
 # What a host of ours offers (asgi.departure); None under other hosts.
 Departure = tuple[Callable[..., None] | None, Callable[[], Message | None] | None]
 
-__all__ = ["Departure", "relay_request", "relay_websocket", "take_departure"]
+__all__ = ["Departure", "relay_directly", "relay_request", "relay_websocket", "take_departure"]
 
 log = logging.getLogger(logs.SERVER)
 
@@ -90,6 +95,17 @@ async def relay_request(lease: HTTPLease, offered: Departure, receive: Receive, 
             departure(lease.client_departed)
         if not lease.verdict:
             lease.open()
+        await _respond(lease, send, departure)
+    finally:
+        if not lease.is_over:
+            lease.abandon()
+        if feeder is not None:
+            feeder.cancel()
+
+
+async def _respond(lease: HTTPLease, send: Send, departure: Callable[..., None] | None) -> None:
+    """Take the response to the client, or what there is instead."""
+    try:
         await _deliver_response(lease, send)
         if not lease.client_lost and lease.verdict is not GONE:
             if not lease.begun:
@@ -104,8 +120,60 @@ async def relay_request(lease: HTTPLease, offered: Departure, receive: Receive, 
             lease.abandon()
         if departure is not None:
             departure(None)
-        if feeder is not None:
-            feeder.cancel()
+
+
+def relay_directly(lease: HTTPLease, exchange: Exchange) -> None:
+    """The same for a request that has come whole, from a host of ours."""
+    message = exchange.receive_arrived()
+    if message is not None:
+        lease.feed(message)
+    response = lease.waiter = _Response(lease, exchange)
+    exchange.tell_departure(response.client_departed)
+    try:
+        if not lease.verdict:
+            lease.open()
+    except Exception as error:
+        lease.waiter = None
+        lease.abandon()
+        exchange.tell_departure(None)
+        exchange.ended(error)
+
+
+class _Response:
+    """Woken as a coroutine would be: takes the response to the client if that has come in one piece."""
+
+    __slots__ = ("_exchange", "_lease")
+
+    def __init__(self, lease: HTTPLease, exchange: Exchange) -> None:
+        self._lease = lease
+        self._exchange = exchange
+
+    def client_departed(self, lost: bool) -> None:
+        lease = self._lease
+        if lease.waiter is self and self._exchange.is_over:
+            # The host has answered in our place (--http-timeout): the worker's application ends as ours would.
+            lease.waiter = None
+            lease.abandon()
+            self._end()
+        else:
+            lease.client_departed(lost)
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, _: None, /) -> None:
+        lease, exchange = self._lease, self._exchange
+        whole = lease.take_whole()
+        if whole is None:
+            exchange.proceed(_respond(lease, exchange.send, exchange.tell_departure))
+        else:
+            start, body = whole
+            exchange.answer(start.get("status", 0), start.get("headers", ()), body.get("body", b""))
+            self._end()
+
+    def _end(self) -> None:
+        self._exchange.tell_departure(None)  # which is a circle
+        self._exchange.ended(None)
 
 
 async def _deliver_response(lease: HTTPLease, send: Send) -> None:
@@ -143,7 +211,7 @@ async def _answer(lease: HTTPLease, send: Send) -> None:
         log.debug("client left before it was answered", extra=lease.described)
 
 
-def _expects_continue(scope: Scope) -> bool:
+def _expects_continue(scope: Mapping[str, Any]) -> bool:
     return any(name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"])
 
 

@@ -17,7 +17,7 @@ A close of the application's is the end: what happens to its worker after that c
 import logging
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daphne_like import logs
@@ -63,7 +63,13 @@ class WebSocketLease(Lease):
     _leaves_at = 0.0
 
     def __init__(
-        self, keeper: Keeper, stream: int, scope: dict[str, Any], *, closes: bool = False, spread: float = 0.0
+        self,
+        keeper: Keeper,
+        stream: int,
+        scope: Mapping[str, Any],
+        *,
+        closes: bool = False,
+        spread: float = 0.0,
     ) -> None:
         super().__init__(keeper, stream, scope)
         self.closes = closes
@@ -136,9 +142,9 @@ class WebSocketLease(Lease):
         self._took(taken)
         super().receive_credit(octets, taken)
 
-    def receive_end(self, seq: int, taken: int, error: str) -> None:
+    def receive_end(self, seq: int, taken: int, error: str, items: Sequence[Item] = ()) -> None:
         self._took(taken)
-        super().receive_end(seq, taken, error)
+        super().receive_end(seq, taken, error, items)
 
     def _application_ended(self, error: str) -> None:
         if self.state is RELEASING and not self._is_closing:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from daphne_like import logs
+from daphne_like.asgi.direct import direct_of
 from daphne_like.asgi.stream import NEVER, Wakeup
 from daphne_like.errors import ConfigurationError, RelayError
 from daphne_like.layers.port import Envelope
@@ -98,6 +99,7 @@ class Worker:
         self._port = port = port_of(layer_or_port)
         self.post = port.post
         self.application = application
+        self._direct = direct_of(application)
         self.state = state
         self.application_close_timeout = settings.application_close_timeout
         self.draining = False
@@ -258,8 +260,9 @@ class Worker:
         """Leave the layer, and cancel what is left."""
         self.draining = True
         await asyncio.gather(*(runner.stop() for runner in self._runners))
-        sessions = {session.task: session for session in self._each_session() if session.task is not None}
-        for session in sessions.values():
+        each = self._each_session()
+        sessions = {session.task: session for session in each if session.task is not None}
+        for session in each:
             session.abandon()
         self._end_of_turn()
         await self._port.close()
@@ -287,7 +290,7 @@ class Worker:
 
     # ---- for the port
 
-    def offer_received(self, channel: str, sender: str, ref: int, opening: dict[str, Any]) -> None:
+    def offer_received(self, channel: str, sender: str, ref: int, opening: list[Any]) -> None:
         """A stream to serve."""
         try:
             opened = read_opening(opening)
@@ -309,7 +312,13 @@ class Worker:
         if not self._port.knows_claims:
             self.post(sender, [BOUND, session.stream, session.epoch])
             self._port.flush()  # alone, and before the application can do anything
-        session.task = self._create_task(session.run())
+        if (
+            self._direct is None
+            or type(session) is not HTTPSession
+            or not session.is_whole
+            or not session.run_directly(self._direct)
+        ):
+            session.task = self._create_task(session.run())
         if self.draining:
             self._hand_off(session)
 
@@ -322,8 +331,8 @@ class Worker:
         if channel in self._returned:
             self._free[channel] -= 1
             self._give_place_back(channel)
-        if isinstance(opening, dict):
-            stream, epoch = opening.get("stream"), opening.get("epoch")
+        if isinstance(opening, (list, tuple)) and len(opening) > 2:
+            _, stream, epoch = opening[:3]
             if type(stream) is int and type(epoch) is int:
                 self._port.post(sender, [END, stream, epoch, 0, 0, type(error).__name__, []])
 
@@ -364,6 +373,12 @@ class Worker:
         """If it was a server: its streams are gone."""
         for session in list(self._sessions.get(address, {}).values()):
             session.server_lost()
+
+    def port_stalled(self) -> None:
+        """What is posted waits, and so does nobody here."""
+
+    def port_resumed(self) -> None:
+        """It goes on."""
 
     def port_lost(self) -> None:
         """No server can be reached."""

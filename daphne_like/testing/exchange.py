@@ -193,7 +193,7 @@ class ExchangePort:
             self._loop.call_soon(self.flush)
         outgoing[to] = [envelope]
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
+    def offer(self, channel: str, ref: int, opening: list[Any], limit: int) -> str:
         """Offer a stream to whoever serves *channel*. Who takes it is told later, always."""
         if self._is_member:
             self._exchange._offer(self, channel, ref, pack(opening), limit)
@@ -209,6 +209,9 @@ class ExchangePort:
         if self._is_member:
             self.places[channel] = max(0, self.places.get(channel, 0) + places)
             self._exchange._match(channel)
+
+    def member_ended(self, address: str) -> None:
+        """kill() tells everybody at once."""
 
     def flush(self) -> None:
         """Send what waits for the end of the turn now."""

@@ -198,7 +198,7 @@ class LossyPort:
         elif fate == "delay":
             self._do_later(lambda: self._port.post(to, envelope))
 
-    def offer(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> str:
+    def offer(self, channel: str, ref: int, opening: list[Any], limit: int) -> str:
         """See Port."""
         fate = self._chance.next()
         if fate in ("pass", "double"):
@@ -209,7 +209,7 @@ class LossyPort:
             asyncio.get_running_loop().call_soon(self._user.offer_refused, ref)
         return ""
 
-    def _offer_late(self, channel: str, ref: int, opening: dict[str, Any], limit: int) -> None:
+    def _offer_late(self, channel: str, ref: int, opening: list[Any], limit: int) -> None:
         by = self._port.offer(channel, ref, opening, limit)
         if by and self._user is not None:
             self._user.offer_claimed(ref, by)

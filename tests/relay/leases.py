@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from daphne_like.relay.envelope import EVENTS, split_item
+from daphne_like.relay.envelope import EVENTS, Opening, read_opening, split_item
 from daphne_like.relay.http_lease import HTTPLease
 from daphne_like.relay.keeper import Counters, Terms
 from daphne_like.relay.lease import Lease
@@ -24,6 +24,7 @@ class FakeKeeper:
         offers: (lease's ref, opening, limit), since taken.
         withdrawn: refs.
         ended: how many leases have.
+        room: for one more to wait for the layer.
     """
 
     def __init__(self, **terms: Any) -> None:
@@ -33,9 +34,13 @@ class FakeKeeper:
         self.knows_claims = True
         self.now = 100.0
         self.posted: list[tuple[str, list[Any]]] = []
-        self.offers: list[tuple[int, dict[str, Any], int]] = []
+        self.offers: list[tuple[int, Opening, int]] = []
         self.withdrawn: list[int] = []
         self.ended = 0
+        self.room = True
+
+    def may_wait(self) -> bool:
+        return self.room
 
     def time(self) -> float:
         return self.now
@@ -43,8 +48,8 @@ class FakeKeeper:
     def post(self, to: str, envelope: list[Any]) -> None:
         self.posted.append((to, envelope))
 
-    def offer(self, lease: Lease, opening: dict[str, Any], limit: int) -> None:
-        self.offers.append((lease.ref, opening, limit))
+    def offer(self, lease: Lease, opening: list[Any], limit: int) -> None:
+        self.offers.append((lease.ref, read_opening(opening), limit))
 
     def withdraw(self, lease: Lease) -> None:
         self.withdrawn.append(lease.ref)

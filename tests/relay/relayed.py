@@ -108,7 +108,7 @@ class PuppetWorker:
             elif envelope[0] == CANCEL:
                 session.cancels.append(envelope[3])
 
-    def offer_received(self, channel: str, sender: str, ref: int, opening: dict[str, Any]) -> None:
+    def offer_received(self, channel: str, sender: str, ref: int, opening: list[Any]) -> None:
         session = PuppetSession(self, sender, read_opening(opening))
         self.sessions[session.key] = session
         self._unseen.append(session)

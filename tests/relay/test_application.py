@@ -365,14 +365,46 @@ def test_the_layer_comes_and_goes():
         bench.exchange.cut(bench.relay_port)
         bench.settle()
         assert response(unsafe).status == 502
-        assert response(bench.ask(GET)).status == 503
-        assert waiting.take() == b""
+        new = bench.ask(GET)
+        assert waiting.take() == new.take() == b""
         bench.exchange.mend(bench.relay_port)
         bench.settle()
-        session = list(bench.worker.sessions.values())[-1]
-        assert session.opening.epoch == 2
+        first, second = list(bench.worker.sessions.values())[-2:]
+        assert (first.opening.epoch, second.opening.epoch) == (2, 1)
+        for session, wire in ((first, waiting), (second, new)):
+            answer(session)
+            assert response(wire).status == 200
+
+
+def test_without_a_layer_streams_wait_for_a_while_and_no_more_than_fit():
+    with relayed(terms={"queue_timeout": 3, "queue_limit": 2}) as bench:
+        bench.ask(GET)
+        answer(bench.worker.take())
+        bench.exchange.cut(bench.relay_port)
+        bench.settle()
+        waiting = [bench.ask(GET) for _ in range(2)]
+        assert response(bench.ask(GET)).status == 503
+        bench.advance(2)
+        assert [wire.take() for wire in waiting] == [b"", b""]
+        bench.advance(1.5)
+        assert [response(wire).status for wire in waiting] == [503, 503]
+        assert not bench.relay.streams
+
+
+def test_a_layer_that_stalls_takes_no_stream_away():
+    with relayed() as bench:
+        begun = bench.ask(GET)
+        session = bench.worker.take()
+        bench.relay.port_stalled()
+        assert not bench.relay.reachable
+        new = bench.ask(GET)
+        assert not bench.worker.has_got_something
         answer(session)
-        assert response(waiting).status == 200
+        assert response(begun).status == 200
+        bench.relay.port_resumed()
+        bench.settle()
+        answer(bench.worker.take())
+        assert response(new).status == 200
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daphne_like.errors import RelayError, SequenceGap
-from daphne_like.layers.codec import pack, unpack
+from daphne_like.layers.codec import pack, unpack, unpack_tuples
 from daphne_like.relay.envelope import (
     ITEM_OVERHEAD,
     MAX_ITEM,
     WINDOW,
     build_opening,
-    crossing_scope,
     item_cost,
     read_opening,
     split_body,
@@ -24,8 +23,11 @@ SCOPE = {
     "asgi": {"version": "3.0", "spec_version": "2.5"},
     "http_version": "1.1",
     "method": "GET",
+    "scheme": "http",
     "path": "/",
     "raw_path": b"/",
+    "query_string": b"",
+    "root_path": "",
     "headers": [(b"host", b"h"), (b"x", b"y")],
     "client": ("127.0.0.1", 5000),
     "server": ("127.0.0.1", 80),
@@ -37,11 +39,15 @@ def cross(opening):
     return read_opening(unpack(pack(opening)))
 
 
+def opened(scope, **options):
+    return cross(build_opening(7, 1, scope, [], True, **options)).scope
+
+
 # ---- openings
 
 
 def test_a_scope_arrives_as_it_was():
-    opening = cross(build_opening(7, 1, crossing_scope(SCOPE), [b"ab"], False))
+    opening = cross(build_opening(7, 1, SCOPE, [b"ab"], False))
     assert opening.scope == SCOPE
     assert (opening.stream, opening.epoch, opening.items, opening.ended) == (7, 1, [b"ab"], False)
     assert opening.credit == WINDOW
@@ -56,27 +62,44 @@ def test_what_belongs_to_the_server_does_not_cross():
         "tenant": "a",
         "extensions": {"http.response.zerocopysend": {}, "mine": print, "http.response.pathsend": {}},
     }
-    crossing = crossing_scope(scope)
-    assert crossing["extensions"] == {"http.response.pathsend": {}}
-    assert crossing["tenant"] == "a"
-    assert not {"state", "user"} & set(crossing)
-    pack(crossing)
+    arrived = opened(scope)
+    assert arrived["extensions"] == {"http.response.pathsend": {}}
+    assert arrived["tenant"] == "a"
+    assert not {"state", "user"} & set(arrived)
+
+
+def test_it_is_the_same_through_layers_of_our_own():
+    """They make tuples of all lists."""
+    scope = {**SCOPE, "type": "websocket", "scheme": "ws", "subprotocols": ["a", "b"]}
+    del scope["method"]
+    opening = read_opening(unpack_tuples(pack(build_opening(7, 1, scope, [], False, closes=True))))
+    assert opening.scope == scope
+    assert type(opening.scope["headers"]) is type(opening.scope["subprotocols"]) is list
+    assert opening.closes
+
+
+def test_what_tls_has_told_crosses():
+    tls = {"server_cert": "PEM", "client_cert_chain": ["PEM"], "tls_version": 0x0304}
+    scope = opened({**SCOPE, "extensions": {"tls": tls, "http.response.trailers": {}}})
+    assert scope["extensions"] == {"tls": tls, "http.response.trailers": {}}
 
 
 def test_a_resumed_scope_says_so():
-    opening = cross(build_opening(7, 3, crossing_scope(SCOPE), [], True, "drain"))
+    opening = cross(build_opening(7, 3, SCOPE, [], True, "drain"))
     assert opening.scope["extensions"]["daphne_like.resume"] == {"epoch": 3, "reason": "drain"}
     assert opening.scope["extensions"]["http.response.trailers"] == {}
 
 
 def test_a_missing_client_stays_missing():
-    opening = cross(build_opening(7, 1, crossing_scope({**SCOPE, "client": None}), [], True))
+    opening = cross(build_opening(7, 1, {**SCOPE, "client": None}, [], True))
     assert opening.scope["client"] is None
 
 
-@pytest.mark.parametrize(
-    "opening", [{}, {"v": 2}, {"v": 1}, {"v": 1, "scope": None}, {"v": 1, "scope": {"headers": [1]}}]
-)
+NO_SCOPE = [1, 7, 1, None, [], True, 0, "", False]
+EMPTY_SCOPE = [1, 7, 1, [None] * 15, [], True, 0, "", False]
+
+
+@pytest.mark.parametrize("opening", [{}, [], [2], [1], NO_SCOPE, EMPTY_SCOPE])
 def test_another_version_is_refused(opening):
     with pytest.raises(RelayError):
         read_opening(opening)

@@ -151,7 +151,7 @@ def said(messages):
 
 
 def last_event_id(opening):
-    return dict(opening["scope"]["headers"]).get(b"last-event-id")
+    return dict(opening.scope["headers"]).get(b"last-event-id")
 
 
 @pytest.mark.parametrize("delivered", [True, False])
@@ -164,7 +164,7 @@ def test_a_stream_outlives_its_worker(keeper, delivered):
         messages = []
     lease.worker_gone()
     opening = keeper.take_offer()
-    assert (opening["epoch"], opening["resume"], opening["ended"]) == (2, "lost", True)
+    assert (opening.epoch, opening.resume, opening.ended) == (2, "lost", True)
     assert last_event_id(opening) == b"1"
     lease.claimed("w2")
     say(lease, STREAM, body(b"id: 2\ndata: b\n\n"))
@@ -187,7 +187,7 @@ def test_a_stream_that_is_handed_on(keeper):
     end(lease, "CancelledError")
     assert lease.state is OPENING
     opening = keeper.take_offer()
-    assert (opening["resume"], last_event_id(opening)) == ("drain", b"2")
+    assert (opening.resume, last_event_id(opening)) == ("drain", b"2")
     messages += deliver(lease)
     assert said(messages) == b"id: 1\ndata: a\n\ndata: partial\n\nid: 2\n\n"
 

@@ -166,13 +166,13 @@ def introduce(bench, server, worker):
 
 def test_an_offer_reaches_one_who_serves(bench):
     (server, _), (worker, user) = bench.open(), bench.open()
-    server.offer("http.request", 7, {"v": 1}, 100)
+    server.offer("http.request", 7, [1], 100)
     bench.settle()
     assert user.take() == []
     worker.serve("http.request", 1)
     bench.settle()
-    assert user.take() == [("offer", "http.request", server.address, 7, {"v": 1})]
-    server.offer("http.request", 8, {"v": 1}, 100)
+    assert user.take() == [("offer", "http.request", server.address, 7, [1])]
+    server.offer("http.request", 8, [1], 100)
     bench.settle()
     assert user.take() == [], "it had one place"
     worker.serve("http.request", 1)
@@ -183,7 +183,7 @@ def test_an_offer_reaches_one_who_serves(bench):
 def test_a_full_channel_refuses(bench):
     server, user = bench.open()
     bench.layer.full.add("http.request")
-    server.offer("http.request", 7, {"v": 1}, 100)
+    server.offer("http.request", 7, [1], 100)
     bench.settle()
     assert user.take() == [("refused", 7)]
 
@@ -194,7 +194,7 @@ def test_an_offer_that_came_too_late_is_given_back(bench):
     worker.serve("http.request", 5)
     bench.settle()
     worker.serve("http.request", -5)
-    server.offer("http.request", 7, {"v": 1}, 100)
+    server.offer("http.request", 7, [1], 100)
     bench.settle()
     assert user.take() == []
     other.serve("http.request", 1)
@@ -271,7 +271,7 @@ def test_garbage_is_dropped(bench, message):
     bench.loop.run_until_complete(bench.layer.send("http.request", message))
     bench.settle()
     assert user.take() == worker_user.take() == []
-    server.offer("http.request", 7, {"v": 1}, 100)
+    server.offer("http.request", 7, [1], 100)
     worker.post(server.address, [99])
     bench.settle()
     assert len(user.take()) == len(worker_user.take()) == 1
@@ -320,7 +320,7 @@ def test_the_layer_comes_and_goes(bench):
     bench.settle()
     assert user.take() == ["lost"]
     server.post(worker.address, [99])
-    server.offer("http.request", 7, {"v": 1}, 100)
+    server.offer("http.request", 7, [1], 100)
     bench.advance(5)
     assert user.take() == []
     bench.layer.down = False
@@ -328,7 +328,7 @@ def test_the_layer_comes_and_goes(bench):
     assert user.take() == ["regained"]
     worker_user.take()
     worker.serve("http.request", 1)
-    server.offer("http.request", 8, {"v": 1}, 100)
+    server.offer("http.request", 8, [1], 100)
     bench.settle()
     assert [told[3] for told in worker_user.take()] == [8]
 
@@ -438,7 +438,7 @@ def test_requests_and_sockets(relay):
 
 
 def test_a_lost_offer_is_made_again(relay):
-    relay.layer.loses = lambda message: message["type"] == "relay.offer" and message["opening"]["epoch"] == 1
+    relay.layer.loses = lambda message: message["type"] == "relay.offer" and message["opening"][2] == 1
     relay.add_worker()
     safe, unsafe = relay.ask(GET), relay.ask(request("/", "Content-Length: 0", method="POST"))
     socket = relay.ask(HANDSHAKE + b"\r\n")

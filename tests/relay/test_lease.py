@@ -46,8 +46,8 @@ def test_a_whole_request_goes_with_its_opening(keeper):
     lease = request(keeper, b"abc", method="POST")
     ref, opening, limit = keeper.offers[0]
     assert (ref, limit) == (lease.ref, keeper.terms.queue_limit)
-    assert (opening["stream"], opening["epoch"], opening["items"], opening["ended"]) == (7, 1, [b"abc"], True)
-    assert opening["scope"]["method"] == "POST"
+    assert (opening.stream, opening.epoch, opening.items, opening.ended) == (7, 1, [b"abc"], True)
+    assert opening.scope["method"] == "POST"
     assert lease.state is OPENING
     assert keeper.take_posted() == []
 
@@ -55,7 +55,7 @@ def test_a_whole_request_goes_with_its_opening(keeper):
 def test_what_comes_before_a_worker_has_it_follows(keeper):
     lease = request(keeper, None, method="POST")
     opening = keeper.take_offer()
-    assert (opening["items"], opening["ended"]) == ([], False)
+    assert (opening.items, opening.ended) == ([], False)
     lease.feed({"type": "http.request", "body": b"abc", "more_body": True})
     lease.feed({"type": "http.request", "body": b"def"})
     assert keeper.take_posted() == []
@@ -89,8 +89,26 @@ def test_a_full_channel_refuses_at_once(keeper):
     assert lease.verdict is UNAVAILABLE
 
 
-def test_without_a_layer_it_is_refused_at_once(keeper):
+def test_without_a_layer_it_waits_for_it_and_is_offered_then(keeper):
     keeper.reachable = False
+    lease = request(keeper)
+    keeper.advance(lease, keeper.terms.queue_timeout - 1)
+    assert (lease.state, keeper.offers) == (OPENING, [])
+    keeper.reachable = True
+    lease.layer_regained()
+    assert keeper.take_offer().epoch == 1
+
+
+def test_without_a_layer_it_is_refused_when_its_time_is_up(keeper):
+    keeper.reachable = False
+    lease = request(keeper)
+    keeper.advance(lease, keeper.terms.queue_timeout)
+    assert lease.verdict is UNAVAILABLE
+    assert (keeper.offers, keeper.withdrawn) == ([], [])
+
+
+def test_without_a_layer_and_without_room_it_is_refused_at_once(keeper):
+    keeper.reachable = keeper.room = False
     assert request(keeper).verdict is UNAVAILABLE
     assert keeper.offers == []
 
@@ -261,8 +279,8 @@ def test_a_safe_request_runs_again(keeper, method):
     lease.worker_gone()
     assert lease.state is OPENING
     again = keeper.take_offer()
-    assert (again["epoch"], again["resume"]) == (2, "lost")
-    assert (again["items"], again["ended"]) == (first["items"], first["ended"]) == ([b"query"], True)
+    assert (again.epoch, again.resume) == (2, "lost")
+    assert (again.items, again.ended) == (first.items, first.ended) == ([b"query"], True)
     lease.claimed("w2")
     say(lease, START, BODY)
     end(lease)
@@ -362,7 +380,7 @@ def test_a_body_still_under_way_runs_again_from_its_beginning(keeper):
     lease.claimed("w1")
     lease.worker_gone()
     again = keeper.take_offer()
-    assert (again["items"], again["ended"]) == ([b"abc"], False)
+    assert (again.items, again.ended) == ([b"abc"], False)
     lease.claimed("w2")
     keeper.take_posted()
     lease.feed({"type": "http.request", "body": b"def", "more_body": False})
@@ -391,7 +409,7 @@ def test_safe_requests_outlive_the_layer(keeper):
     assert keeper.offers == []
     keeper.reachable = True
     lease.layer_regained()
-    assert keeper.take_offer()["epoch"] == 2
+    assert keeper.take_offer().epoch == 2
 
 
 def test_an_offer_that_may_have_been_taken_is_made_anew(keeper):
@@ -420,7 +438,7 @@ def test_an_unclaimed_request_is_offered_again(keeper):
     keeper.take_offer()
     keeper.advance(lease, keeper.terms.claim_timeout + 0.5)
     again = keeper.take_offer()
-    assert (again["epoch"], again["resume"], again["ended"]) == (2, "", True)
+    assert (again.epoch, again.resume, again.ended) == (2, "", True)
     keeper.advance(lease, keeper.terms.queue_timeout)
     assert lease.verdict is UNAVAILABLE
 

@@ -118,7 +118,7 @@ def test_a_handoff_has_two_phases(keeper):
     say(lease, "answer to a", taken=1)
     end(lease, taken=1)
     opening = keeper.take_offer()
-    assert (opening["epoch"], opening["resume"], opening["items"]) == (2, "drain", ["b"])
+    assert (opening.epoch, opening.resume, opening.items) == (2, "drain", ["b"])
     lease.claimed("w2")
     say(lease, ACCEPT, "answer to b", taken=1)
     assert deliver(lease) == [sent("answer to a"), sent("answer to b")]
@@ -134,7 +134,7 @@ def test_what_was_sent_and_not_taken_goes_to_the_next(keeper):
     lease.receive_credit(0, 1)
     lease.receive_handoff()
     end(lease, taken=2)
-    assert keeper.take_offer()["items"] == ["c", "d"]
+    assert keeper.take_offer().items == ["c", "d"]
 
 
 def test_what_does_not_fit_into_the_opening_follows(keeper):
@@ -144,7 +144,7 @@ def test_what_does_not_fit_into_the_opening_follows(keeper):
         lease.feed(text(word))
     lease.receive_handoff()
     end(lease)
-    items = keeper.take_offer()["items"]
+    items = keeper.take_offer().items
     keeper.take_posted()
     lease.claimed("w2")
     assert items + fed(keeper.take_posted()) == words
@@ -156,7 +156,7 @@ def test_a_large_message_goes_whole_to_the_next(keeper):
     lease.feed(text("x" * 300_000))
     lease.receive_handoff()
     end(lease)
-    items = keeper.take_offer()["items"]
+    items = keeper.take_offer().items
     lease.claimed("w2")
     items += fed(keeper.take_posted()[-1:])
     assert [item["more"] for item in items] == [True, False]
@@ -277,7 +277,7 @@ def test_the_socket_outlives_its_worker(keeper):
     lease.receive_credit(0, 2)
     lease.worker_gone()
     opening = keeper.take_offer()
-    assert (opening["resume"], opening["items"]) == ("lost", ["c"])
+    assert (opening.resume, opening.items) == ("lost", ["c"])
     assert keeper.counters.frames_unanswered == 1, "b"
     assert keeper.counters.frames_redelivered == 1, "c"
     lease.claimed("w2")
@@ -300,7 +300,7 @@ def test_the_next_tries_take_a_pause(keeper):
     lease.worker_gone()
     assert keeper.offers == []
     keeper.advance(lease, 1)
-    assert keeper.take_offer()["epoch"] == 3
+    assert keeper.take_offer().epoch == 3
 
 
 def test_nobody_resumes_it_in_time(keeper):
@@ -358,7 +358,7 @@ def test_a_refused_offer_is_made_again(keeper):
     keeper.take_offer()
     lease.refused()
     keeper.advance(lease, 1)
-    assert keeper.take_offer()["epoch"] == 2
+    assert keeper.take_offer().epoch == 2
 
 
 def test_its_close_outlives_the_worker(keeper):
@@ -402,7 +402,7 @@ def test_the_layer_comes_and_goes(keeper):
     assert lease.epoch == 3
     keeper.reachable = True
     lease.layer_regained()
-    assert keeper.take_offer()["epoch"] == 3
+    assert keeper.take_offer().epoch == 3
 
 
 # ---- any order of things
@@ -450,7 +450,7 @@ def test_no_message_is_lost_doubled_or_reordered(steps):
             keeper.take_posted()
             worker, taken, parts = [], 0, ""
             large[:] = list(large_unsent)
-            arrive(opening["items"])
+            arrive(opening.items)
             lease.claimed("w")
             say(lease, ACCEPT)
         arrive(fed(keeper.take_posted()))

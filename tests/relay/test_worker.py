@@ -90,7 +90,7 @@ def test_beat_is_once_a_second():
 
 def test_opening_of_another_version_is_refused(caplog):
     with at_work(answering, worker_sessions=1) as shop:
-        opening = {"v": 99, "stream": 1, "epoch": 1, "scope": {}, "items": []}
+        opening = [99, 1, 1, "as it will be one day"]
         got: list[Any] = []
         shop.server.envelopes_received = lambda sender, batch: got.extend(batch)  # type: ignore[method-assign]
         shop.server.port.offer(HTTP_CHANNEL, 1, opening, 0)
@@ -100,7 +100,7 @@ def test_opening_of_another_version_is_refused(caplog):
     assert sentences(caplog) == ["refused a stream that this worker does not understand"]
 
 
-@pytest.mark.parametrize("garbage", [5, [], "text", {"v": 1}, {"v": 1, "scope": []}])
+@pytest.mark.parametrize("garbage", [5, [], "text", {}, [1], [1, "x", 1, [], [], True, 0, "", False]])
 def test_garbage_for_an_opening_is_refused(garbage, caplog):
     with at_work(answering, worker_sessions=1) as shop:
         shop.server.port.offer(HTTP_CHANNEL, 1, garbage, 0)

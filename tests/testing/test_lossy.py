@@ -77,7 +77,7 @@ async def test_port_without_faults():
     async with open_ports(layer) as ((a, user), (b, at_b)):
         assert a.knows_claims
         b.serve("c", 1)
-        assert a.offer("c", 1, {"v": 1}, 0) == b.address
+        assert a.offer("c", 1, [1], 0) == b.address
         a.post(b.address, [1])
         a.flush()
         assert {call[0] for call in await at_b.until(2)} == {"offer", "envelopes"}
