@@ -3,40 +3,41 @@
 # An image with the server, for an application mounted or copied into /app:
 #
 #   docker build -t daphne-like .
-#   docker run -p 8000:8000 -v "$PWD:/app:ro" daphne-like mysite.asgi:application
+#   docker run -p 8000:8000 -v "$PWD:/app:ro" daphne-like mysite.asgi:application --workers 4
 #
-# or, with the application's own requirements, in a Dockerfile of its own:
-#
-#   FROM daphne-like
-#   COPY --chown=server . /app
-#   RUN /venv/bin/pip install --no-cache-dir -r requirements.txt
-#   CMD ["mysite.asgi:application"]
+# or, with the application's own requirements, in a Dockerfile of its own: docs/examples/deploy/site.Dockerfile.
+# docs/how-to/container.md tells the rest; scripts/container performs these steps without a container engine.
 
 ARG PYTHON=3.13
 
+# What is built stays here: the image gets the virtual environment alone.
 FROM python:${PYTHON}-slim AS build
 WORKDIR /src
 COPY . .
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir .
+RUN python3 -m venv /venv && /venv/bin/pip install --no-cache-dir .
 
 FROM python:${PYTHON}-slim
 COPY --from=build /venv /venv
-RUN useradd --system --no-create-home --uid 10001 server
+# A number, because Kubernetes' runAsNonRoot cannot read names. No home, no shell, nothing that it owns.
+RUN useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin --uid 10001 server
 WORKDIR /app
-USER server
+USER 10001
+# These two paths are the server's own, and no application's.
 ENV PATH="/venv/bin:$PATH" \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     DAPHNE_LIKE_BIND=0.0.0.0 \
-    DAPHNE_LIKE_PORT=8000
+    DAPHNE_LIKE_PORT=8000 \
+    DAPHNE_LIKE_HEALTH_PATH=/healthz \
+    DAPHNE_LIKE_READY_PATH=/readyz
 EXPOSE 8000
 
-# Is something accepting connections? What a healthy application answers only its owner knows: override with
-# `docker run --health-cmd`, or HEALTHCHECK in the image built from this one.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
-    CMD ["python", "-c", "import os, socket; socket.create_connection(('127.0.0.1', int(os.environ['DAPHNE_LIKE_PORT'])), 3).close()"]
+# The server's event loop turns, and answers. With --workers it listens once a worker has the application. Whether the
+# database is there is another question, and no reason to start the container anew.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --start-interval=2s \
+    CMD ["python3", "-c", "import os, urllib.request as r; e = os.environ; r.urlopen('http://127.0.0.1:' + e['DAPHNE_LIKE_PORT'] + e['DAPHNE_LIKE_HEALTH_PATH'], timeout=4)"]
 
-# Exec form: the server is process 1 and gets the SIGTERM of `docker stop` itself. Its graceful stop must end before
-# docker's patience does (10 s unless `docker stop --time` says more).
+# Exec form: the server is process 1, and gets the SIGTERM of `docker stop` itself. Its graceful stop is to end before
+# docker's patience does: `docker run --stop-timeout 110`, or a shorter --graceful-timeout.
 ENTRYPOINT ["daphne-like"]
 CMD ["--help"]

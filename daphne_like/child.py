@@ -60,6 +60,9 @@ class Placement(Protocol):
     def resume(self, name: str) -> None:
         """It gets its share again."""
 
+    def ended(self, name: str) -> None:
+        """Its process is gone."""
+
     def condemned(self, name: str, in_hand: InHand | None) -> None:
         """It is about to be killed, because of what it is doing: nobody should do that again."""
 

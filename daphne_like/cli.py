@@ -1,7 +1,7 @@
 """
-The command line: `daphne-like APPLICATION`, `daphne-like worker APPLICATION` and `daphne-like settings`.
+The command line: `daphne-like APPLICATION`, `... worker APPLICATION`, `... layer stats` and `... settings`.
 
-`worker` and `settings` are commands only as the first word. What the rest comes to:
+`worker`, `layer` and `settings` are commands only as the first word. What the rest comes to:
 
     APP                  one process
     APP --layer URL      one process; the layer is what CHANNEL_LAYERS gets
@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return reporting(lambda: _print_settings(words[1:]))
     if words[:1] == ["worker"]:
         return reporting(lambda: _work(words[1:]))
+    if words[:1] == ["layer"]:
+        return reporting(lambda: _look_at_layer(words[1:]))
     return reporting(lambda: _serve(words))
 
 
@@ -90,6 +92,34 @@ def _work(words: list[str]) -> int:
     return worker_process.run(found.settings, found.application)
 
 
+def _look_at_layer(words: list[str]) -> int:
+    parser = _Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} layer stats --layer URL [--json] [--seconds N]",
+        description="Print how many messages the channels of that layer have had, and hold.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--layer", metavar="URL", help="such as redis://10.0.0.1:6379 or ipc:/run/site.sock")
+    parser.add_argument("--config", metavar="FILE", help="read --layer from this TOML file")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--seconds", metavar="N", type=float, help="time over which messages per second are counted [1]"
+    )
+    arguments = _known(words, parser)
+    as_json, seconds = arguments.pop("json", False), arguments.pop("seconds", 1.0)
+    if arguments.pop("application", None) != "stats":
+        raise ConfigurationError("layer: say what of it: daphne-like layer stats --layer URL")
+    if not 0 <= seconds < 3600:
+        raise ConfigurationError("--seconds: from 0 to an hour")
+    layer = _resolved(arguments).settings.layer
+    if layer is None:
+        raise ConfigurationError("--layer: name the layer, such as ipc:/run/site.sock")
+    from .layer_command import read_statistics
+
+    return _print(read_statistics(layer, seconds, as_json=as_json) + "\n")
+
+
 def _check_application(application: str) -> None:
     from .importing import check_import_string
 
@@ -106,7 +136,10 @@ def _print_settings(words: list[str]) -> int:
     )
     arguments = _known(words, parser)
     as_markdown = arguments.pop("markdown", False)
-    text = settings_as_markdown() if as_markdown else settings_as_toml(_resolved(arguments))
+    return _print(settings_as_markdown() if as_markdown else settings_as_toml(_resolved(arguments)))
+
+
+def _print(text: str) -> int:
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
@@ -142,7 +175,8 @@ def _parser(usage: str = f"{PROGRAM} APPLICATION [options]", description: str = 
         description=description,
         epilog="Every option may also stand in the environment (DAPHNE_LIKE_MAX_HEAD_SIZE=64k) or in a TOML "
         "file (max_head_size = 65536). `daphne-like settings` shows what they come to; `daphne-like worker "
-        "APPLICATION --layer URL` is a worker for a server that runs already.",
+        "APPLICATION --layer URL` is a worker for a server that runs already; `daphne-like layer stats --layer "
+        "URL` shows what its channels hold.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32),

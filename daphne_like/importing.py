@@ -3,12 +3,13 @@ From "module:attribute" to an ASGI 3 callable, with errors that say what was not
 
 Three kinds of failure, told apart because they are mended in different places:
 
-* The words name nothing (no such module, no such attribute, not callable, a WSGI application):
-  ConfigurationError, one line, exit code 2.
+* The words name nothing (no such module, no such attribute, not callable, an application of another
+  interface than the one asked for): ConfigurationError, one line, exit code 2.
 * The application's own code raises while it is imported or while its factory runs, an import inside of
   it failing included: StartupFailed, exit code 3, whose `details` are the traceback without our frames
   and importlib's, so that it begins in the user's file.
-* It is found, but speaks ASGI 2: no failure; asgiref's shim makes it ASGI 3.
+* It is found, but speaks ASGI 2: no failure; asgiref's shim makes it ASGI 3. Or WSGI: whoever imports says
+  what hosts that.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import inspect
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from types import ModuleType, TracebackType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from asgiref.compatibility import guarantee_single_callable
 
@@ -32,17 +34,29 @@ from .typing import ASGIApplication
 __all__ = ["check_import_string", "import_application"]
 
 
-def import_application(path: str, *, factory: bool = False, app_dir: str | None = None) -> ASGIApplication:
+Interface = Literal["auto", "asgi", "wsgi"]
+
+
+def import_application(
+    path: str,
+    *,
+    factory: bool = False,
+    app_dir: str | None = None,
+    interface: Interface = "auto",
+    host_wsgi: Callable[[Any], ASGIApplication] | None = None,
+) -> ASGIApplication:
     """
-    The ASGI 3 application that *path* names.
+    The application that *path* names, as ASGI 3.
 
     Args:
         path: "package.module:attribute"; the attribute may be dotted ("Site.application").
         factory: the attribute is a function without arguments that returns the application.
         app_dir: put first on sys.path before importing; None leaves sys.path alone.
+        interface: that the application has; "auto" goes by the parameters it takes.
+        host_wsgi: makes a WSGI application ASGI 3; None where only ASGI will do.
 
     Raises:
-        ConfigurationError: nothing of that name is there, or it is no ASGI application.
+        ConfigurationError: nothing of that name is there, or it is no application of that interface.
         StartupFailed: the application's code raised; `details` holds its traceback.
     """
     module_name, attribute = check_import_string(path)
@@ -61,7 +75,17 @@ def import_application(path: str, *, factory: bool = False, app_dir: str | None 
         walked += separator + name
     if factory:
         found = _call_factory(found, path)
-    _check_application(found, path, factory)
+    what = f"{path!r}: the factory returned" if factory else f"{path!r} is"
+    if not callable(found):
+        raise ConfigurationError(f"{what} {_described(found)}, not an application")
+    looks_like_wsgi = _looks_like_wsgi(found)
+    if interface == "wsgi" or (interface == "auto" and looks_like_wsgi and host_wsgi is not None):
+        if host_wsgi is None:
+            raise ConfigurationError(f"{what} to be served as WSGI, which only the command line does")
+        if looks_like_wsgi is False:
+            raise ConfigurationError(f"{what} no WSGI application; leave --interface wsgi out")
+        return host_wsgi(found)
+    _check_asgi(found, what, factory)
     return cast(ASGIApplication, guarantee_single_callable(found))  # type: ignore[no-untyped-call]
 
 
@@ -168,16 +192,32 @@ def _call_factory(factory: Any, path: str) -> Any:
     return made
 
 
-def _check_application(found: Any, path: str, factory: bool) -> None:
-    what = f"{path!r}: the factory returned" if factory else f"{path!r} is"
-    if not callable(found):
-        raise ConfigurationError(f"{what} {_described(found)}, not an application")
+def _looks_like_wsgi(found: Any) -> bool | None:
+    """
+    Whether it is called with two arguments, as WSGI does; ASGI 3 gives three, and ASGI 2 one.
+
+    None: by its signature it could be either (`*args`, or none that Python knows).
+    """
+    called = found if inspect.isroutine(found) or inspect.isclass(found) else type(found).__call__
+    if inspect.iscoroutinefunction(called):
+        return False
+    try:
+        inspect.signature(found)
+    except (TypeError, ValueError):
+        return None
+    if not _accepts(found, 2):
+        return False
+    return None if _accepts(found, 3) or _accepts(found, 1) else True
+
+
+def _check_asgi(found: Any, what: str, factory: bool) -> None:
     required = _required_parameters(found)
     if required is None:
         return
-    if required[:2] == ["environ", "start_response"]:
+    if _looks_like_wsgi(found):
         raise ConfigurationError(
-            f"{what} a WSGI application; this server takes ASGI (Django: the module is asgi, not wsgi)"
+            f"{what} a WSGI application, not ASGI (Django: the module is asgi, not wsgi); --interface wsgi, or "
+            "auto, serves it"
         )
     if not required and not factory and not _accepts(found, 1) and not _accepts(found, 3):
         raise ConfigurationError(f"{what} a function without parameters; if it is a factory, add --factory")

@@ -100,12 +100,17 @@ class RelayedServer:
             await self._start_workers()
             assert self._relay is not None
             # The relay's own lifespan is meant here; the application's is in the workers.
-            self.server = Server(self._relay, dataclasses.replace(self._settings, lifespan="on"))
+            settings = dataclasses.replace(self._settings, lifespan="on")
+            self.server = Server(self._relay, settings, ready=self._is_ready)
             await self.server.start()
         except BaseException:
             self._hurried = True
             await self.stop()
             raise
+
+    def _is_ready(self) -> bool:
+        assert self._relay is not None
+        return self._relay.reachable and (self.supervisor is None or self.supervisor.serving > 0)
 
     async def _start_layer(self) -> None:
         settings = self._settings
@@ -207,6 +212,9 @@ class _Places:
         if isinstance(layer, IPCChannelLayer) and layer.hub is not None:
             with layer.lock:
                 layer.hub.resume(name)
+
+    def ended(self, name: str) -> None:
+        self._relay.worker_ended(name)
 
     def condemned(self, name: str, in_hand: InHand | None) -> None:
         self._relay.worker_condemned(name, in_hand)

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 
 from . import logs
 from .errors import ConfigurationError, DaphneLikeError, StartupFailed
@@ -39,30 +40,35 @@ def _complain(error: DaphneLikeError, exit_code: int) -> int:
     return exit_code
 
 
-def leave_threads_behind() -> None:
+def leave_threads_behind(exit_code: int = 0) -> None:
     """End the process although threads run: Python would wait for a view that never returns."""
-    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    busy = [thread.name for thread in threads if not thread.daemon]
-    if busy and not _all_idle(threads):
+    frames = sys._current_frames()
+    busy = []
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        if frame is not None and thread is not threading.main_thread() and _is_waited_for(thread, frame):
+            busy.append(thread.name)
+    if busy:
         log.warning("threads still run, leaving them behind", extra={"threads": ", ".join(busy)})
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(exit_code)
 
 
-def _all_idle(threads: list[threading.Thread]) -> bool:
-    """Whether every thread is a pool's that waits for work: those end as soon as Python asks them to."""
-    frames = sys._current_frames()
-    for thread in threads:
-        frame = frames.get(thread.ident or 0)
-        if (
-            frame is not None
-            and not thread.daemon
-            and not (
-                frame.f_code.co_name == "_worker"
-                and frame.f_globals.get("__name__") == "concurrent.futures.thread"
-            )
-        ):
-            return False
-    return True
+def _is_waited_for(thread: threading.Thread, frame: FrameType) -> bool:
+    """Whether Python would wait for *thread*, which is at *frame*, and in vain."""
+    if _is_pool(frame):
+        return False  # it waits for work, and ends as soon as Python asks it to
+    outer: FrameType | None = frame
+    while outer is not None:
+        if _is_pool(outer):
+            return True  # whether it is a daemon or not
+        outer = outer.f_back
+    return not thread.daemon
+
+
+def _is_pool(frame: FrameType) -> bool:
+    return (
+        frame.f_code.co_name == "_worker" and frame.f_globals.get("__name__") == "concurrent.futures.thread"
+    )

@@ -4,15 +4,16 @@ import os
 
 from daphne_like import logs
 from daphne_like.errors import LayerError, StartupFailed
-from daphne_like.importing import import_application
 from daphne_like.layers.base import BaseChannelLayer
 from daphne_like.layers.loading import ENVIRONMENT, allow_memory, open_layer
 from daphne_like.reactor import collect_garbage_seldom, run_in_reactor
 from daphne_like.reporting import leave_threads_behind
 from daphne_like.server import Server, serve_until_told
+from daphne_like.serving import announce
 from daphne_like.settings import Settings
+from daphne_like.wsgi import load_application
 
-__all__ = ["run"]
+__all__ = ["ServerWithLayer", "run"]
 
 
 def run(settings: Settings, application: str | None) -> int:
@@ -43,20 +44,21 @@ def _run_embedded(settings: Settings, application: str) -> int:
     else:
         layer = open_layer(settings.layer)
         os.environ[ENVIRONMENT] = settings.layer  # by which the site's CHANNEL_LAYERS gets the same object
-    found = import_application(application, factory=settings.factory, app_dir=settings.app_dir)
+    announce(settings)
+    found = load_application(application, settings)
     logs.enable_loggers()
     server = Server(found, settings)
     if layer is None:
         server.run()
     else:
-        service = _ServerWithLayer(server, layer)
+        service = ServerWithLayer(server, layer)
         collect_garbage_seldom()
         signals = {"SIGHUP": server.reload_certificate}
         run_in_reactor(lambda: serve_until_told(service, settings, signals))
     return 0
 
 
-class _ServerWithLayer:
+class ServerWithLayer:
     """A server with the application inside, and the layer by which others reach that application's channels."""
 
     def __init__(self, server: Server, layer: BaseChannelLayer) -> None:
@@ -67,11 +69,14 @@ class _ServerWithLayer:
     async def start(self) -> None:
         from daphne_like.layers.ipc import IPCChannelLayer  # needs what Windows lacks
 
-        if isinstance(self._layer, IPCChannelLayer):
-            try:
+        try:
+            if isinstance(self._layer, IPCChannelLayer):
                 await self._layer.serve()
-            except LayerError as error:
-                raise StartupFailed(f"--layer: {error}") from error
+            else:
+                await self._layer.open()
+        except LayerError as error:
+            await self._layer.close()
+            raise StartupFailed(f"--layer: {error}") from error
         try:
             await self._server.start()
         except BaseException:

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from daphne_like import logs
+from daphne_like.asgi.direct import Exchange, direct_of
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.stream import ServerContext, Wakeup
 from daphne_like.asgi.websocket import WebSocketStream
@@ -30,6 +31,7 @@ from daphne_like.net.listeners import Listeners
 from daphne_like.net.tls import TLSCertificate
 from daphne_like.reactor import collect_garbage_seldom, current_reactor, run_in_reactor
 from daphne_like.settings import Settings
+from daphne_like.threads import ThreadPool, open_pool
 from daphne_like.typing import ASGIApplication, Receive, Scope, Send
 
 __all__ = ["Server", "Service", "serve_until_told"]
@@ -102,30 +104,42 @@ async def serve_until_told(
 
 
 class _Healthy:
-    """Answers GET and HEAD of one path itself; all else goes to the application."""
+    """
+    Answers GET and HEAD of some paths itself; all else goes to the application.
 
-    def __init__(self, application: ASGIApplication, path: str) -> None:
+    Args:
+        checks: by path: 200 where it says True, else 503.
+    """
+
+    def __init__(self, application: ASGIApplication, checks: Mapping[str, Callable[[], bool]]) -> None:
         self._application = application
-        self._path = path
+        self._checks = checks
         self.wants_departure = getattr(application, "wants_departure", False)
+        self._direct = direct_of(application)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if (
-            scope["type"] == "http"
-            and scope["path"].removeprefix(scope["root_path"]) == self._path
-            and scope["method"] in ("GET", "HEAD")
-        ):
-            return self._answer(send)
+        if scope["type"] == "http" and (check := self._check_for(scope)) is not None:
+            return self._answer(send, check())
         return self._application(scope, receive, send)
 
-    async def _answer(self, send: Send) -> None:
+    def daphne_like_direct(self, exchange: Exchange) -> bool:
+        """See asgi.direct."""
+        return self._direct is not None and self._check_for(exchange.scope) is None and self._direct(exchange)
+
+    def _check_for(self, scope: Scope) -> Callable[[], bool] | None:
+        if scope["method"] not in ("GET", "HEAD"):
+            return None
+        return self._checks.get(scope["path"].removeprefix(scope["root_path"]))
+
+    async def _answer(self, send: Send, well: bool) -> None:
+        status, body = (200, b"ok\n") if well else (503, b"not ready\n")
         headers = [
             (b"content-type", b"text/plain"),
-            (b"content-length", b"3"),
+            (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
         ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"ok\n"})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 class Server:
@@ -135,15 +149,24 @@ class Server:
     Args:
         application: ASGI 3.
         settings: the defaults where not given.
+        ready: whether requests can be served now, for --ready-path; beside that the server listens.
 
     Attributes:
         addresses: where it listens, once started: "http://127.0.0.1:8000", "unix:/run/site.sock".
     """
 
-    def __init__(self, application: ASGIApplication, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        application: ASGIApplication,
+        settings: Settings | None = None,
+        *,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.settings = settings = settings if settings is not None else Settings()
-        if settings.health_path is not None:
-            application = _Healthy(application, settings.health_path)
+        checks = {settings.health_path: lambda: True, settings.ready_path: lambda: self._listens and ready()}
+        answered = {path: check for path, check in checks.items() if path is not None}
+        if answered:
+            application = _Healthy(application, answered)
         self._lifespan = Lifespan(
             application, settings.lifespan, settings.startup_timeout, settings.shutdown_timeout
         )
@@ -154,6 +177,7 @@ class Server:
         self._factory: ServerFactory | None = None
         self._deadlines: Deadlines | None = None
         self._ticker: asyncio.TimerHandle | None = None
+        self._pool: ThreadPool | None = None
         self._changed = Wakeup()
         self._hurry = asyncio.Event()
 
@@ -185,6 +209,7 @@ class Server:
         self._hurry.clear()
         if settings.certificate is not None:
             self._certificate = TLSCertificate(settings.certificate, settings.private_key)
+        self._pool = open_pool(loop, settings.threads, settings.max_threads)
         await self._lifespan.startup()
         identity = Identity(settings.server_name, time.time())
         self._deadlines = Deadlines(lambda now: identity.update(time.time()))
@@ -209,6 +234,10 @@ class Server:
         self._tick(loop, resolution_for(settings))
         for address in self.addresses:
             log.info("listening", extra={"address": address})
+
+    @property
+    def _listens(self) -> bool:
+        return self._context is not None and not self._context.draining
 
     def _tick(self, loop: asyncio.AbstractEventLoop, resolution: float) -> None:
         assert self._deadlines is not None
@@ -265,6 +294,8 @@ class Server:
             shutdown.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await shutdown
+        if self._pool is not None:
+            self._pool.close()
         log.info("stopped")
 
     def _drain_connections(self) -> list[WebSocketStream]:

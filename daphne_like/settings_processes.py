@@ -116,6 +116,24 @@ class ProcessSettings:
         help="The import string names a function that returns the application.",
         why="Off: the import string names the application itself.",
     )
+    interface: Literal["auto", "asgi", "wsgi"] = option(
+        "auto",
+        help="What the application is: asgi, wsgi, or auto: whichever it looks like. WSGI runs in --threads.",
+        why="auto: a WSGI application takes two arguments, ASGI 3 three. Where a wrapper hides them, say which.",
+    )
+    threads: int = option(
+        8,
+        within=(1, None),
+        help="Threads for sync Django views and WSGI that are kept, with their database connections.",
+        why="Only one runs at a time while that is enough; so many are needed once views wait for a database.",
+    )
+    max_threads: int = option(
+        40,
+        within=(1, None),
+        help="Threads for sync Django views and WSGI that there may be while others wait; further requests wait "
+        "for one of them.",
+        why="So many database connections may be open in each process; --threads counts where it is more.",
+    )
     app_dir: str = option(
         ".",
         flags="DIR",
@@ -152,6 +170,15 @@ class ProcessSettings:
         help="Path that the server itself answers with 200 while it runs, such as /healthz; GET and HEAD.",
         why="None: every path is the application's. It needs no worker, so that a slow application does not "
         "look like a dead server.",
+    )
+    ready_path: str | None = option(
+        None,
+        flags="PATH",
+        check=check_path,
+        help="Path that the server itself answers with 200 while requests can be served, else 503, such as "
+        "/readyz; GET and HEAD.",
+        why="None: every path is the application's. Without its layer, or without a worker, a server is alive "
+        "and of no use: a load balancer should ask for this one, whatever restarts servers for --health-path.",
     )
 
     workers: int = option(

@@ -325,6 +325,8 @@ class Supervisor:
     def child_ended(self, child: Child) -> None:
         self._suspended.discard(child)
         self._silent.discard(child)
+        if child.name:
+            self._placement.ended(child.name)
         if child in self._leaving:
             self._leaving.discard(child)
             if child.name:

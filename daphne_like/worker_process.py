@@ -22,22 +22,24 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from . import logs
 from .asgi.lifespan import Lifespan
 from .errors import ConfigurationError, LayerUnavailable, StartupFailed
-from .importing import import_application
 from .layers.base import BaseChannelLayer
-from .layers.ipc import IPCChannelLayer
 from .layers.loading import ENVIRONMENT, open_layer
 from .reactor import collect_garbage_seldom, new_event_loop
 from .relay.worker import Worker
 from .reporting import leave_threads_behind
+from .serving import announce
 from .settings import Settings
+from .threads import pool_for
 from .typing import ASGIApplication
 from .worker_link import SupervisorLink
+from .wsgi import load_application
 
-__all__ = ["run"]
+__all__ = ["run", "work"]
 
 log = logging.getLogger(logs.SERVER)
 
@@ -57,18 +59,39 @@ def run(settings: Settings, application: str, link: SupervisorLink | None = None
     Raises:
         ConfigurationError, StartupFailed: for the command line, or the supervisor, to report.
     """
-    assert settings.layer is not None
-    os.environ[ENVIRONMENT] = settings.layer  # for the site's CHANNEL_LAYERS
+    url = settings.layer
+    assert url is not None
+    os.environ[ENVIRONMENT] = url  # for the site's CHANNEL_LAYERS
     # The access log is the server's.
     logs.configure(dataclasses.replace(settings, access_log=""))
-    found = import_application(application, factory=settings.factory, app_dir=settings.app_dir)
+    announce(settings)
+    found = load_application(application, settings)
     logs.enable_loggers()
+    return work(settings, found, lambda: open_layer(url), link)
+
+
+def work(
+    settings: Settings,
+    application: ASGIApplication,
+    open_layer: Callable[[], BaseChannelLayer],
+    link: SupervisorLink | None = None,
+) -> int:
+    """
+    The part of run() that is left once the application is there.
+
+    Args:
+        open_layer: gives the layer; `settings.layer` is only a name for the log then.
+
+    Raises:
+        StartupFailed: the application does not start, or the layer of the supervisor is gone.
+    """
     collect_garbage_seldom()
     loop = new_event_loop()
     loop.set_debug(settings.verbosity >= 3)
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(_WorkerProcess(settings, found, link).run())
+        loop.run_until_complete(_WorkerProcess(settings, application, open_layer, link).run())
+        pool_for(loop).close()
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
@@ -77,9 +100,16 @@ def run(settings: Settings, application: str, link: SupervisorLink | None = None
 
 
 class _WorkerProcess:
-    def __init__(self, settings: Settings, application: ASGIApplication, link: SupervisorLink | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        application: ASGIApplication,
+        open_layer: Callable[[], BaseChannelLayer],
+        link: SupervisorLink | None,
+    ) -> None:
         self._settings = settings
         self._application = application
+        self._open_layer = open_layer
         self._link = link
         self._told = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -109,6 +139,10 @@ class _WorkerProcess:
             await told
             await self._end()
 
+    @property
+    def _layer_name(self) -> str:
+        return self._settings.layer or type(self._layer).__name__
+
     def _stop(self) -> None:
         if self._told.is_set():
             self._hurry.set()
@@ -128,27 +162,25 @@ class _WorkerProcess:
 
     async def _join(self) -> None:
         settings = self._settings
-        assert settings.layer is not None
-        self._layer = layer = open_layer(settings.layer)
+        self._layer = layer = self._open_layer()
         self._worker = worker = Worker(self._application, layer, settings, state=self._lifespan.state)
         waiting = False
         while True:
             try:
-                if isinstance(layer, IPCChannelLayer):
-                    await layer.open()  # on this event loop: the site's own use of it needs no other thread
+                await layer.open()  # on this event loop: the site's own use of it needs no other thread
                 await worker.start()
                 break
             except LayerUnavailable as error:
                 if self._link is not None:
                     raise StartupFailed(f"--layer: {error}") from error
                 if not waiting:
-                    log.warning("no server at the layer, waiting for one", extra={"layer": settings.layer})
+                    log.warning("no server at the layer, waiting for one", extra={"layer": self._layer_name})
                     waiting = True
         if self._link is not None:
             loop = asyncio.get_running_loop()
             self._link.say_ready(worker.address, loop, lambda: worker.served, self._orphaned, worker.in_hand)
         else:
-            log.info("worker ready", extra={"layer": settings.layer, "address": worker.address})
+            log.info("worker ready", extra={"layer": self._layer_name, "address": worker.address})
 
     async def _end(self) -> None:
         assert self._worker is not None and self._layer is not None

@@ -126,6 +126,7 @@ def test_our_command_lines(line, expected, served):
 ARGUMENTS = {  # where "10", "x" or the last of the choices would not do
     "access_log_skip": ["/x"],
     "health_path": ["/x"],
+    "ready_path": ["/x"],
     "limit_max_requests_jitter": ["10", "--limit-max-requests", "1000"],
     "on_worker_restart": ["close"],
     "forwarded_allow_ips": ["::1"],

@@ -32,6 +32,7 @@ FENCE = re.compile(
 CODE_SPAN = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\((?P<target>[^)\s]+)(?:\s+\"[^\"]*\")?\)")
 REFERENCE_LINK = re.compile(r"^\[[^\]]+\]:\s+(?P<target>\S+)", re.M)
+COMMANDS = [["settings"], ["worker"], ["layer", "stats"]]
 HEADING = re.compile(r"^#{1,6}\s+(?P<text>.+?)\s*#*$", re.M)
 
 
@@ -150,7 +151,8 @@ def test_command_lines_are_understood(page, capsys):
     """Every `daphne-like ...` that a page shows has options that exist, with values that they take."""
     for words in commands(page):
         if words[0] == "daphne-like":
-            options = words[2:] if words[1:2] in (["settings"], ["worker"]) else words[1:]
+            command = next((c for c in COMMANDS if words[1 : 1 + len(c)] == c), [])
+            options = words[1 + len(command) :]
             assert main(["settings", *options]) == 0, capsys.readouterr().err
 
 

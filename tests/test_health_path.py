@@ -1,9 +1,11 @@
-"""--health-path: the server itself answers, and the application has no part in it."""
+"""--health-path and --ready-path: the server itself answers, and the application has no part in it."""
 
 import asyncio
 
 import pytest
 
+from daphne_like.server import Server
+from daphne_like.settings import Settings
 from tests.net.real import connect, echo_scope, read_all, served
 
 
@@ -68,3 +70,31 @@ async def test_it_is_below_the_root_path_or_beside_it():
                 data, _ = await read_all(reader)
                 assert b"\r\ncontent-length: 3\r\n" in data
                 assert data.endswith(b"\r\n\r\n")
+
+
+# -- --ready-path ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ready", "status", "body"), [(True, b"200", b"ok\n"), (False, b"503", b"not ready\n")]
+)
+async def test_the_ready_path_says_whether_requests_can_be_served(ready, status, body):
+    server = Server(echo_scope, Settings(verbosity=0, port=0, ready_path="/readyz"), ready=lambda: ready)
+    await server.start()
+    try:
+        async with connect(server) as (reader, writer):
+            writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            data, _ = await read_all(reader)
+    finally:
+        await server.stop()
+    assert data.startswith(b"HTTP/1.1 " + status)
+    assert data.endswith(b"\r\n\r\n" + body)
+
+
+async def test_one_path_may_be_alive_and_another_ready():
+    async with served(echo_scope, health_path="/healthz", ready_path="/readyz") as server:
+        for target in (b"/healthz", b"/readyz"):
+            async with connect(server) as (reader, writer):
+                writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                data, _ = await read_all(reader)
+                assert data.endswith(b"\r\n\r\nok\n")

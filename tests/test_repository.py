@@ -132,7 +132,7 @@ def test_container_runs_the_server_as_process_1_and_not_as_root():
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     assert 'ENTRYPOINT ["daphne-like"]' in lines
     last_stage = lines[max(n for n, line in enumerate(lines) if line.startswith("FROM")) :]
-    assert [line for line in last_stage if line.startswith("USER ")] == ["USER server"]
+    assert [line for line in last_stage if line.startswith("USER ")] == ["USER 10001"]
 
 
 def test_imports_are_declared():

@@ -175,6 +175,7 @@ PARSED = [  # field, text -> value
     ("on_worker_restart", "/chat/*=close,resume", ("/chat/*=close", "resume")),
     ("layer", "ipc:/run/site.sock?mode=660", "ipc:/run/site.sock?mode=660"),
     ("health_path", "/healthz", "/healthz"),
+    ("ready_path", "/readyz", "/readyz"),
     ("endpoint", r"tcp:8000:interface=\:\:1", (r"tcp:8000:interface=\:\:1",)),
 ]
 

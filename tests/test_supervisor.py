@@ -52,12 +52,16 @@ class Placements:
     def __init__(self):
         self.suspended = set()
         self.doomed = []
+        self.gone = []
 
     def suspend(self, name):
         self.suspended.add(name)
 
     def resume(self, name):
         self.suspended.discard(name)
+
+    def ended(self, name):
+        self.gone.append(name)
 
     def condemned(self, name, in_hand):
         self.doomed.append((name, in_hand))
@@ -180,6 +184,7 @@ async def test_dead_worker_is_replaced_at_once(tmp_path, monkeypatch):
         os.kill(made.pids()[0], signal.SIGKILL)
         died = await made.journal.wait_for("a worker died")
         assert died.how == "killed by SIGKILL"
+        assert len(made.placement.gone) == 1
         await made.journal.wait_for("worker ready", 3)
         assert made.supervisor.serving == 2
         assert made.journal.said("a worker did not last, next try after a pause") == []

@@ -7,13 +7,13 @@ it needs no rights, and ends with the process that we started.
 
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.end_to_end.processes import eventually, free_port
 
-__all__ = ["Nginx", "nginx_before"]
+__all__ = ["Nginx", "nginx_before", "nginx_running"]
 
 STOP_WITHIN = 10.0
 
@@ -37,7 +37,7 @@ http {{
         ''      '';
     }}
     upstream site {{
-        server {upstream};
+        {servers}
         keepalive 16;
     }}
     server {{
@@ -90,13 +90,22 @@ class Nginx:
 
 
 @contextmanager
-def nginx_before(upstream: str, directory: Path) -> Iterator[Nginx]:
-    """NGINX that passes everything on to *upstream*: "127.0.0.1:8000", "unix:/run/site.sock"."""
-    nginx = Nginx(directory, free_port())
+def nginx_before(upstream: str | Sequence[str], directory: Path) -> Iterator[Nginx]:
+    """NGINX that passes everything on to *upstream*, one or several: "127.0.0.1:8000", "unix:/run/site.sock"."""
+    upstreams = [upstream] if isinstance(upstream, str) else upstream
+    servers = "\n        ".join(f"server {each};" for each in upstreams)
+    port = free_port()
+    text = CONFIGURATION.format(directory=directory, port=port, servers=servers)
+    with nginx_running(text, directory, port) as nginx:
+        yield nginx
+
+
+@contextmanager
+def nginx_running(text: str, directory: Path, port: int) -> Iterator[Nginx]:
+    """NGINX with *text* as its configuration, once it accepts connections on *port*."""
+    nginx = Nginx(directory, port)
     configuration = directory / "nginx.conf"
-    configuration.write_text(
-        CONFIGURATION.format(directory=directory, port=nginx.port, upstream=upstream), encoding="utf-8"
-    )
+    configuration.write_text(text, encoding="utf-8")
     command = ["nginx", "-p", str(directory), "-c", str(configuration), "-e", str(directory / "error.log")]
 
     def accepts() -> bool:

@@ -28,6 +28,7 @@ import pytest
 
 from tests.end_to_end.chromium import Chromedriver, Page, running_chromedriver
 from tests.end_to_end.processes import children, eventually
+from tests.layers_redis.redis_servers import redis_server
 
 pytest.importorskip("channels", reason="the demo's requirements are not installed: pip install -e '.[demo]'")
 
@@ -362,6 +363,22 @@ def test_pages_come_back_after_a_restart_and_hear_what_they_missed(tmp_path, ope
             page.wait_for(LINE_IS, live(transport))
             assert page.evaluate("document.body.dataset.loaded") == "once"
             page.open("about:blank")
+
+
+@in_browsers
+@pytest.mark.skipif(SERVER != OUR_SERVER, reason="another server has no such workers")
+def test_pages_on_two_servers_see_each_others_seats_over_redis(tmp_path, open_page):
+    with redis_server(tmp_path / "redis") as engine, ExitStack() as stack:
+        words = ("--workers", "1", "--layer", engine.url)
+        sites = [stack.enter_context(Site(tmp_path, *words)) for _ in range(2)]
+        for site in sites:
+            stack.enter_context(site.running())
+        first, second = (open_page(site, "websocket") for site in sites)
+        for page in (first, second):
+            page.wait_for(LINE_IS, live("websocket"))
+        for page, other, seat in ((first, second, "B6"), (second, first, "B8")):
+            pick(page, seat)
+            other.wait_for(STATE_IS, seat, "taken")
 
 
 @in_browsers

@@ -11,7 +11,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "seatmap.settings")
 
 from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
-from django.core.asgi import get_asgi_application
+
+from daphne_like.django import get_asgi_application
 
 # Loads the apps: the consumer below imports their models.
 django_application = get_asgi_application()

@@ -56,6 +56,7 @@ ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *_listed("SEATMAP_ALLOWED_HO
 CSRF_TRUSTED_ORIGINS = _listed("SEATMAP_TRUSTED_ORIGINS")
 
 INSTALLED_APPS = [
+    "daphne_like.django",  # runserver with WebSockets; before staticfiles, which has one without
     "django.contrib.staticfiles",
     "channels",
     "theatre",

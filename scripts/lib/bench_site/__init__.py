@@ -1,0 +1,1 @@
+"""The Django site that every server of `scripts/bench django` serves."""
