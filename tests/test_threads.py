@@ -200,6 +200,7 @@ async def test_job_that_raises_is_logged_and_finished(caplog):
 
 async def test_pools_of_a_loop():
     loop = asyncio.get_running_loop()
+    pool_for(loop).close()  # which tests before this one have made
     pool = open_pool(loop, 1, 2)
     assert pool is not None
     try:

@@ -71,7 +71,7 @@ class LinkDoor:
         return True
 
     def offer(self, end: End, channel: str, ref: int, payload: bytes, limit: int) -> str:
-        """"" for now: claimed() or refused() come later."""
+        """See Port: claimed() or refused() come later."""
         if len(payload) > MAX_PAYLOAD:
             raise MessageTooLarge(f"an opening of {len(payload)} octets packed")
         self.link.tell(encode(Op.OFFER, (ref, limit), encode_name(channel), len(payload)), payload)

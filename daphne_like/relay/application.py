@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from daphne_like import logs
 from daphne_like.asgi.direct import Exchange
-from daphne_like.errors import LayerError
+from daphne_like.errors import LayerError, SequenceGap
 from daphne_like.layers.port import Envelope
 from daphne_like.relay.envelope import (
     BOUND,
@@ -218,6 +218,12 @@ class RelayApplication:
     def withdraw(self, lease: Offered) -> None:
         self._port.withdraw(lease.channel, lease.ref)
 
+    def gap_found(self, lease: Offered, gap: SequenceGap) -> None:
+        self.counters.gaps += 1
+        log.error(
+            "the layer lost an envelope, broke the stream off", extra={**lease.described, "gap": str(gap)}
+        )
+
     def lease_ended(self, lease: Offered) -> None:
         del self._leases[lease.stream]
         if self._emptied is not None and not self._leases and not self._emptied.done():
@@ -268,6 +274,10 @@ class RelayApplication:
                     continue
                 if lease.state is OPENING:
                     lease.claimed(sender)
+                elif lease.worker != sender:
+                    # Layers of others may give an offer to two workers: the second one hears that it is over.
+                    self._stray_received(sender, envelope)
+                    continue
                 if kind == EVENTS:
                     lease.receive_events(envelope[3], envelope[4], envelope[5])
                 elif kind == END:

@@ -7,6 +7,7 @@ Kept apart from relay/lease.py, where the states are.
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from daphne_like.errors import SequenceGap
 from daphne_like.layers.port import Envelope
 from daphne_like.relay.envelope import WINDOW
 
@@ -114,6 +115,10 @@ class Offered(Protocol):
     stream: int
 
     @property
+    def described(self) -> dict[str, Any]:
+        """Which one it is, for the log."""
+
+    @property
     def ref(self) -> int:
         """The number of its present offer."""
 
@@ -141,6 +146,9 @@ class Keeper(Protocol):
         """Offer the lease's stream as `lease.ref`."""
 
     def withdraw(self, lease: Offered) -> None: ...
+
+    def gap_found(self, lease: Offered, gap: SequenceGap) -> None:
+        """An envelope for it is missing: it is broken off."""
 
     def lease_ended(self, lease: Offered) -> None:
         """It has a verdict: no envelope is for it any more."""

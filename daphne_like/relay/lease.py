@@ -315,7 +315,7 @@ class Lease:
             self.worker_gone()
 
     def _gap(self, gap: SequenceGap) -> None:
-        self.keeper.counters.gaps += 1
+        self.keeper.gap_found(self, gap)
         self._cancel(GAP, 1011)
         self._finish(BROKEN)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from daphne_like.errors import SequenceGap
 from daphne_like.relay.envelope import EVENTS, Opening, read_opening, split_item
 from daphne_like.relay.http_lease import HTTPLease
 from daphne_like.relay.keeper import Counters, Terms
@@ -53,6 +54,9 @@ class FakeKeeper:
 
     def withdraw(self, lease: Lease) -> None:
         self.withdrawn.append(lease.ref)
+
+    def gap_found(self, lease: Lease, gap: SequenceGap) -> None:
+        self.counters.gaps += 1
 
     def lease_ended(self, lease: Lease) -> None:
         self.ended += 1

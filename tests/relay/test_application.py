@@ -431,3 +431,17 @@ def test_who_speaks_of_a_stream_that_is_over_is_told():
         answer(session)
         session.say(SOME)
         assert bench.worker.envelopes == [[CANCEL, *session.key, LOST, 1006]]
+
+
+def test_a_stream_that_two_workers_have_got_is_the_firsts():
+    """Layers of others may give an offer twice."""
+    with relayed() as bench:
+        wire = bench.ask(GET)
+        session = bench.worker.take()
+        second = bench.add_worker()
+        second.port.post(session.server, [EVENTS, *session.key, 1, [START, SOME], 0])
+        bench.settle()
+        assert second.envelopes == [[CANCEL, *session.key, LOST, 1006]]
+        assert wire.take() == b""
+        answer(session)
+        assert response(wire).status == 200
