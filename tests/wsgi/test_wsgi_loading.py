@@ -72,7 +72,7 @@ WSGI = [plain_wsgi, WSGIClass, WSGIObject(), WSGIObject().__call__, functools.pa
 ASGI = [asgi, ASGIObject(), ASGI2, functools.partial(asgi)]
 
 
-@pytest.mark.parametrize("found", WSGI, ids=repr)
+@pytest.mark.parametrize("found", WSGI, ids=lambda found: type(found).__name__)
 def test_wsgi_is_found_out(load, found):
     assert isinstance(load(found), WSGIHost)
     assert isinstance(load(found, interface="wsgi"), WSGIHost)
@@ -80,7 +80,7 @@ def test_wsgi_is_found_out(load, found):
         load(found, interface="asgi")
 
 
-@pytest.mark.parametrize("found", ASGI, ids=repr)
+@pytest.mark.parametrize("found", ASGI, ids=lambda found: type(found).__name__)
 def test_asgi_is_found_out(load, found):
     assert not isinstance(load(found), WSGIHost)
     assert not isinstance(load(found, interface="asgi"), WSGIHost)
