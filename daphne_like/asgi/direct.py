@@ -1,5 +1,5 @@
 """
-A private way around coroutines, for an application that answers from a thread.
+A private way around coroutines, for applications that answer from elsewhere: a thread, or another process.
 
 A task, a scope's journey through coroutines, receive() and two send()s cost more than a small view. An
 application that has the method `daphne_like_direct` is asked first, for each request that has come whole:

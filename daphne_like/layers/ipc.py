@@ -19,15 +19,12 @@ After a fork the child is a process of its own: it begins with nothing and joins
 """
 
 import asyncio
-import functools
 import logging
-import os
 import threading
 import time
 import uuid
-import weakref
 from asyncio import _get_running_loop as running_loop
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from daphne_like import logs
@@ -36,12 +33,13 @@ from daphne_like.errors import LayerUnavailable
 from .base import BaseChannelLayer, ChannelFull, current_stream
 from .broker import Broker
 from .codec import pack_message, unpack
+from .forks import forget_after_fork
 from .frames import Op, encode, encode_name, encode_send
 from .hub import Hub
 from .ipc_member import LinkDoor, LinkedMailbox, encode_group_add
 from .ipc_port import IPCPort
 from .link import Link
-from .loop_thread import LoopThread
+from .loop_thread import LoopThread, in_loop
 from .mailbox import Mailbox
 from .memory import new_name
 
@@ -86,7 +84,7 @@ class IPCChannelLayer(BaseChannelLayer):
         self.mode = mode
         self.send_timeout = send_timeout
         self._begin()
-        _forget_after_fork(self)
+        forget_after_fork(self)
 
     def _begin(self) -> None:
         """As a process that has nothing to do with any hub yet."""
@@ -153,14 +151,14 @@ class IPCChannelLayer(BaseChannelLayer):
         if self._link.loop is None or self._link.loop.is_closed():
             self._renew_link()
             self._link.start()
-        await _in_loop(self._link.ready, self._link.loop or loop)
+        await in_loop(self._link.ready, self._link.loop or loop)
 
     async def close(self) -> None:
         """Leave the layer. Who uses it afterwards joins anew, with nothing."""
         self._serving = False
         broker = self._broker
         if broker is not None:
-            await _in_loop(self._stop_hosting, broker.loop)
+            await in_loop(self._stop_hosting, broker.loop)
         if self._link.loop is not None:
             await self._stop_link(found=False)
         self._mailbox.close()
@@ -170,7 +168,7 @@ class IPCChannelLayer(BaseChannelLayer):
             thread, self._thread = self._thread, None
         link = self._link
         try:
-            await _in_loop(lambda: link.stop(found=found), link.loop)
+            await in_loop(lambda: link.stop(found=found), link.loop)
         finally:
             if thread is not None:
                 thread.stop()
@@ -329,7 +327,7 @@ class IPCChannelLayer(BaseChannelLayer):
         """Per channel, see Hub.statistics()."""
         while self._hub is None:
             self._start()
-            found = await _in_loop(self._ask_statistics, self._link.loop)
+            found = await in_loop(self._ask_statistics, self._link.loop)
             if found is not None:
                 return found
         with self._lock:
@@ -362,7 +360,7 @@ class IPCChannelLayer(BaseChannelLayer):
         """
         self._start()
         link = self._link
-        return await _in_loop(lambda: self._ask_link(link, head, payload), link.loop)
+        return await in_loop(lambda: self._ask_link(link, head, payload), link.loop)
 
     async def _ask_link(self, link: Link, head: bytes, payload: bytes) -> bool | None:
         while not link.connected:
@@ -380,45 +378,8 @@ class IPCChannelLayer(BaseChannelLayer):
         found: dict[str, dict[str, float]] = unpack(await link.statistics())
         return found
 
-    def _forked(self) -> None:
+    def forked(self) -> None:
         self._link.abandon()
         if self._broker is not None:
             self._broker.abandon()
         self._begin()
-
-
-async def _in_loop(
-    function: Callable[[], Coroutine[Any, Any, _T]], loop: asyncio.AbstractEventLoop | None
-) -> _T:
-    """
-    Await *function* in *loop*, from whichever one.
-
-    Raises:
-        LayerUnavailable: that loop is no more.
-    """
-    if loop is running_loop():
-        return await function()
-    if loop is None or loop.is_closed():
-        raise LayerUnavailable("the event loop of the layer's connection was closed")
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(), loop))
-
-
-# -- forks -----------------------------------------------------------------------------------------
-
-_layers: "weakref.WeakSet[IPCChannelLayer]" = weakref.WeakSet()
-
-
-def _forget_after_fork(layer: IPCChannelLayer) -> None:
-    if not _layers and hasattr(os, "register_at_fork"):
-        _register()
-    _layers.add(layer)
-
-
-@functools.cache
-def _register() -> None:
-    os.register_at_fork(after_in_child=_forked)
-
-
-def _forked() -> None:
-    for layer in list(_layers):
-        layer._forked()

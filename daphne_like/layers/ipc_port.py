@@ -16,7 +16,7 @@ from typing import Any
 from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
-from .codec import join, unpack_tuples
+from .codec import join
 from .frames import MAX_PAYLOAD
 from .hub import Hub
 from .ipc_member import LinkDoor, TakeOver
@@ -95,22 +95,11 @@ class _LinkedPort(_BatchingPort):
         self._joined_before = True
 
     def lost(self) -> None:
-        self._arrive(lambda user: user.port_lost())
+        # Of no read, so that nothing follows.
+        super()._arrive(lambda user: user.port_lost())
 
-    def deliver_post(self, sender: str, payload: bytes) -> None:
-        self._arrived.append(lambda user: user.envelopes_received(sender, unpack_tuples(payload)))
-
-    def deliver_offer(self, channel: str, sender: str, ref: int, payload: bytes) -> None:
-        self._arrived.append(lambda user: user.offer_received(channel, sender, ref, unpack_tuples(payload)))
-
-    def claimed(self, ref: int, by: str) -> None:
-        self._arrived.append(lambda user: user.offer_claimed(ref, by))
-
-    def refused(self, ref: int) -> None:
-        self._arrived.append(lambda user: user.offer_refused(ref))
-
-    def member_gone(self, name: str) -> None:
-        self._arrived.append(lambda user: user.member_gone(name))
+    def _arrive(self, call: Callable[[PortUser], None]) -> None:
+        self._arrived.append(call)
 
     def all_told(self) -> None:
         if self._arrived:

@@ -1,10 +1,32 @@
-"""An event loop in a thread of its own, for what must go on while nobody's loop runs."""
+"""Event loops of other threads: one for what must go on while nobody's loop runs, and the way into any."""
 
 import asyncio
 import threading
-from collections.abc import Callable
+from asyncio import _get_running_loop as running_loop
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
-__all__ = ["LoopThread"]
+from daphne_like.errors import LayerUnavailable
+
+__all__ = ["LoopThread", "in_loop"]
+
+_T = TypeVar("_T")
+
+
+async def in_loop(
+    function: Callable[[], Coroutine[Any, Any, _T]], loop: asyncio.AbstractEventLoop | None
+) -> _T:
+    """
+    Await *function* in *loop*, from whichever one.
+
+    Raises:
+        LayerUnavailable: that loop is no more.
+    """
+    if loop is running_loop():
+        return await function()
+    if loop is None or loop.is_closed():
+        raise LayerUnavailable("the event loop of the layer's connection was closed")
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(), loop))
 
 
 class LoopThread:

@@ -13,22 +13,20 @@ After a fork the child is a process of its own: it begins with nothing and joins
 """
 
 import asyncio
-import functools
-import os
 import sys
 import threading
 import uuid
-import weakref
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
-from daphne_like.errors import ConfigurationError, LayerUnavailable
+from daphne_like.errors import ConfigurationError
 
 from ..base import BaseChannelLayer, ChannelFull, current_stream
 from ..codec import pack_message, unpack
 from ..encryption import Encryption
-from ..loop_thread import LoopThread
+from ..forks import forget_after_fork
+from ..loop_thread import LoopThread, in_loop
 from ..memory import new_name
 from .door import RedisDoor, RedisMailbox
 from .hosts import parse
@@ -80,7 +78,7 @@ class RedisChannelLayer(BaseChannelLayer):
         self.send_timeout = send_timeout
         self.encryption = Encryption(symmetric_encryption_keys) if symmetric_encryption_keys else None
         self._begin()
-        _forget_after_fork(self)
+        forget_after_fork(self)
 
     def _begin(self) -> None:
         """As a process that has nothing to do with the layer yet."""
@@ -116,7 +114,7 @@ class RedisChannelLayer(BaseChannelLayer):
             # Used before it was opened: it moves over to here.
             await self._leave(for_good=False)
         member = self._find_member()
-        await _in_loop(member.engine.ready, member.loop)
+        await in_loop(member.engine.ready, member.loop)
 
     async def close(self) -> None:
         """Leave the layer. Who uses it afterwards joins anew, with nothing."""
@@ -136,7 +134,7 @@ class RedisChannelLayer(BaseChannelLayer):
         try:
             if member is not None:
                 if _is_alive(member.loop):
-                    await _in_loop(lambda: member.leave(for_good=for_good), member.loop)
+                    await in_loop(lambda: member.leave(for_good=for_good), member.loop)
                 else:
                     member.abandon()
         finally:
@@ -284,7 +282,7 @@ class RedisChannelLayer(BaseChannelLayer):
     async def _ask(self, function: Callable[[RedisMember], Coroutine[Any, Any, _T]]) -> _T:
         """Have the member do something, from whichever loop."""
         member = self._find_member()
-        return await _in_loop(lambda: function(member), member.loop)
+        return await in_loop(lambda: function(member), member.loop)
 
     def _listen(self) -> None:
         """Have this process' inbox read."""
@@ -295,7 +293,7 @@ class RedisChannelLayer(BaseChannelLayer):
             else:
                 member.loop.call_soon_threadsafe(member.listen)
 
-    def _forked(self) -> None:
+    def forked(self) -> None:
         if self._member is not None:
             self._member.abandon()
         self._begin()
@@ -311,38 +309,3 @@ def _lasts(loop: asyncio.AbstractEventLoop) -> bool:
     asgiref = sys.modules.get("asgiref.sync")
     of_calls = getattr(getattr(asgiref, "AsyncToSync", None), "loop_thread_executors", {})
     return loop not in of_calls
-
-
-async def _in_loop(function: Callable[[], Coroutine[Any, Any, _T]], loop: asyncio.AbstractEventLoop) -> _T:
-    """
-    Await *function* in *loop*, from whichever one.
-
-    Raises:
-        LayerUnavailable: that loop is no more.
-    """
-    if loop is running_loop():
-        return await function()
-    if loop.is_closed():
-        raise LayerUnavailable("the event loop of the layer's connections was closed")
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(), loop))
-
-
-# -- forks -----------------------------------------------------------------------------------------
-
-_layers: "weakref.WeakSet[RedisChannelLayer]" = weakref.WeakSet()
-
-
-def _forget_after_fork(layer: RedisChannelLayer) -> None:
-    if not _layers and hasattr(os, "register_at_fork"):
-        _register()
-    _layers.add(layer)
-
-
-@functools.cache
-def _register() -> None:
-    os.register_at_fork(after_in_child=_forked)
-
-
-def _forked() -> None:
-    for layer in list(_layers):
-        layer._forked()

@@ -146,19 +146,13 @@ class Outbox:
         Raises:
             LayerUnavailable: too much is pending.
         """
-        call = self._inboxes.get(member)
-        if call is None or call.open_until < self._time():
-            call = self._open_inbox(member)
         answer: asyncio.Future[bool] = self._loop.create_future()
-        self._add(call, element, counter, limit, lifetime, answer)
+        self._put(self._inboxes, self._open_inbox, member, element, counter, limit, lifetime, answer)
         return answer
 
     def tell_member(self, member: str, element: bytes, limit: int = 0, lifetime: int = 60_000) -> None:
         """The same, and nobody waits for an answer; see `lost`."""
-        call = self._inboxes.get(member)
-        if call is None or call.open_until < self._time():
-            call = self._open_inbox(member)
-        self._add(call, element, b"", limit, lifetime, None)
+        self._put(self._inboxes, self._open_inbox, member, element, b"", limit, lifetime, None)
 
     def to_gap(self, gap: str, element: bytes, lifetime: int) -> "asyncio.Future[bool]":
         """
@@ -170,19 +164,13 @@ class Outbox:
         Raises:
             LayerUnavailable: too much is pending.
         """
-        call = self._gaps.get(gap)
-        if call is None or call.open_until < self._time():
-            call = self._open_gap(gap)
         answer: asyncio.Future[bool] = self._loop.create_future()
-        self._add(call, element, b"gap", MAX_MESSAGES, lifetime, answer)
+        self._put(self._gaps, self._open_gap, gap, element, b"gap", MAX_MESSAGES, lifetime, answer)
         return answer
 
     def tell_gap(self, gap: str, element: bytes, lifetime: int) -> None:
         """The same, uncounted, and nobody waits for an answer."""
-        call = self._gaps.get(gap)
-        if call is None or call.open_until < self._time():
-            call = self._open_gap(gap)
-        self._add(call, element, b"", 0, lifetime, None)
+        self._put(self._gaps, self._open_gap, gap, element, b"", 0, lifetime, None)
 
     def to_channel(
         self, part: str, element: bytes, limit: int, lifetime: int = 60_000
@@ -196,22 +184,24 @@ class Outbox:
         Raises:
             LayerUnavailable: too much is pending.
         """
-        call = self._channels.get(part)
-        if call is None or call.open_until < self._time():
-            call = self._open_channel(part)
         answer: asyncio.Future[bool] = self._loop.create_future()
-        self._add(call, element, b"", limit, lifetime, answer)
+        self._put(self._channels, self._open_channel, part, element, b"", limit, lifetime, answer)
         return answer
 
-    def _add(
+    def _put(
         self,
-        call: _Call,
+        calls: dict[str, _Call],
+        open_call: Callable[[str], _Call],
+        tag: str,
         element: bytes,
         counter: bytes,
         limit: int,
         lifetime: int,
         answer: "asyncio.Future[bool] | None",
     ) -> None:
+        call = calls.get(tag)
+        if call is None or call.open_until < self._time():
+            call = open_call(tag)
         self._engine.reserve(len(element) + OVERHEAD)
         call.add(element, counter, limit, lifetime, answer)
         if call.octets >= MAX_OCTETS or len(call.answers) >= MAX_ELEMENTS:
