@@ -222,6 +222,23 @@ async def test_out_of_memory_for_too_long(redis: RedisServer) -> None:
         assert await push(engine, "y") == 1
 
 
+async def test_out_of_memory_says_so_to_what_was_just_tried_again(redis: RedisServer) -> None:
+    """Its time is up while it is being asked once more: the answer says that it was not done."""
+    async with proxy_to(redis.path) as proxy, engine_on(proxy.url, send_timeout=1) as engine:
+        redis.cli("CONFIG", "SET", "maxmemory", 1)
+        began = time.monotonic()
+        refused = push(engine, "x")
+        await asyncio.sleep(0.65)
+        proxy.hold()
+        await proxy.held()
+        await asyncio.sleep(1.05 - (time.monotonic() - began))
+        assert not refused.done()
+        proxy.let_go()
+        with pytest.raises(LayerUnavailable, match=r"not done in 1 s: out of memory") as raised:
+            await refused
+        assert not isinstance(raised.value, ReplyLost)
+
+
 async def test_connecting_to_what_is_out_of_memory(redis: RedisServer) -> None:
     redis.cli("CONFIG", "SET", "maxmemory", 1)
     async with engine_on(redis.url) as engine:

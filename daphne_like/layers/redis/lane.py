@@ -9,8 +9,9 @@ was done. A call that was surely not done is tried again until its time is up: i
 says so (NEVER_DONE). After NOSCRIPT its script is loaded first. The others wait a little (backlog.py says in
 which order), some for another connection, because this one's engine has become a replica.
 
-**Bounds.** A call waits `send_timeout` at most, then it gets LayerUnavailable. A connection on which nothing is
-answered for so long is given up. The octets that wait are bounded by the engine.
+**Bounds.** A call waits `send_timeout` at most, then it gets LayerUnavailable; a little longer where it was sent
+just before, as the answer says whether it was done. A connection on which nothing is answered for so long is
+given up. The octets that wait are bounded by the engine.
 
 Each second the node's clock is read, which shows, too, whether it still answers.
 """
@@ -48,6 +49,10 @@ TICK = 1.0
 
 # Seconds without an answer after which the node may be frozen, and others may have what it had.
 SILENCE = 1.0
+
+# Seconds that what was sent again just before its time was up has for the answer, which says what became of it;
+# half of `send_timeout` if that is less.
+LAST_ANSWER = 0.5
 
 # A call that is sent from node to node so often in a row waits a little: they do not agree yet.
 MAX_HOPS = 5
@@ -221,10 +226,13 @@ class Lane:
             self._batch_done()
 
     def _refused(self, call: Call, reply: Refused) -> None:
-        if reply.code in NEVER_DONE and not call.future.done() and call.tag is not None:
+        never_done = reply.code in NEVER_DONE and call.tag is not None
+        if never_done and not call.future.done() and self._loop.time() < call.deadline:
             self._again.append((call, str(reply)))
             return
         self._user.settled(call)
+        if never_done:
+            call.fail(self._not_done(NEVER_DONE[reply.code]))
         call.fail(LayerError(f"{self.name}: the engine refused: {reply}"))
         self._release(call.tag)
 
@@ -301,22 +309,27 @@ class Lane:
         if self._under_way and now >= self._progress + limit:
             self._tether.drop(f"no answer in {limit:g} s")
         deadlines = [self._progress + limit] if self._under_way else []
+        patience = min(LAST_ANSWER, limit / 2)
         for call in self._under_way:
-            if now >= call.deadline:
+            last = min(max(call.deadline, self._progress + patience), call.deadline + patience)
+            if now >= last:
                 # It stays in the order of replies.
                 call.fail(
                     ReplyLost(f"{self.name}: no answer in {limit:g} s: nobody knows whether it was done")
                 )
             elif not call.future.done():
-                deadlines.append(call.deadline)
+                deadlines.append(last)
         trouble = self._trouble()
         for call in self._backlog.take_expired(now):
             self._user.settled(call)
-            call.fail(LayerUnavailable(f"{self.name}: not done in {limit:g} s: {trouble}"))
+            call.fail(self._not_done(trouble))
         self._deadlines = None
         deadline = min((*deadlines, self._backlog.next_deadline()))
         if deadline < float("inf"):
             self._deadlines = self._loop.call_at(deadline, self._look_at_deadlines)
+
+    def _not_done(self, trouble: str) -> LayerUnavailable:
+        return LayerUnavailable(f"{self.name}: not done in {self._user.send_timeout:g} s: {trouble}")
 
     def _trouble(self) -> str:
         if not self.connected:
