@@ -22,7 +22,7 @@ from typing import Protocol
 from daphne_like import logs
 from daphne_like.asgi.direct import Exchange, direct_of
 from daphne_like.asgi.lifespan import Lifespan
-from daphne_like.asgi.stream import ServerContext, Wakeup
+from daphne_like.asgi.stream import ServerContext, Wakeup, task_starter
 from daphne_like.asgi.websocket import WebSocketStream
 from daphne_like.http.identity import Identity
 from daphne_like.net.deadlines import Deadlines, resolution_for
@@ -217,7 +217,7 @@ class Server:
             application=self._application,
             settings=settings,
             clock=loop.time,
-            spawn=loop.create_task,
+            spawn=task_starter(loop),
             watch=self._deadlines.watch,
             unwatch=self._deadlines.unwatch,
             identity=identity,

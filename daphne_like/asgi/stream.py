@@ -7,6 +7,7 @@ a StreamTransport, which keeps the socket.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ __all__ = [
     "Timed",
     "Wakeup",
     "came_from_departure",
+    "task_starter",
 ]
 
 # From here on, a write gains nothing from waiting for what else this turn may bring.
@@ -210,6 +212,19 @@ class ServerContext:
         """--max-concurrent-requests is reached. Probes of the server itself come in: who is busy is not ill."""
         full = self.max_requests is not None and self.requests >= self.max_requests
         return full and event.raw_path.decode("latin-1") not in self.probes
+
+
+def task_starter(
+    loop: asyncio.AbstractEventLoop,
+) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
+    """
+    Starts coroutines of applications as tasks of *loop*: by its task factory, if there is one by now.
+
+    Otherwise with a name, as Python before 3.12 composes one for each, whether or not anybody ever looks at it.
+    """
+    if loop.get_task_factory() is not None:
+        return loop.create_task
+    return functools.partial(asyncio.Task, loop=loop, name="daphne_like application")
 
 
 def came_from_departure(error: BaseException | None) -> bool:

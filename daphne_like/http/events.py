@@ -5,8 +5,9 @@ An HTTP connection (:mod:`daphne_like.http.h1`) turns bytes into these events; a
 (:mod:`daphne_like.asgi`) turns them into ASGI messages. They name no HTTP version, so that both versions
 meet the same streams.
 
-The classes are slotted and, by convention, never changed after they were made. They are not declared frozen:
-a frozen dataclass sets each field through ``object.__setattr__``, which triples the price of an event.
+The classes are slotted and, by convention, never changed by who is told. They are not declared frozen: a frozen
+dataclass sets each field through ``object.__setattr__``, which triples the price of an event. A connection that
+reads the same head again tells of it with the same RequestReceived, whose stream_id has moved on.
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
 """
 HTTP/1.x connections, without I/O.
 
-Bytes go in through receive_data(), events come out of events_received(); the reverse for responses, whose
-bytes are taken with data_to_send(). llhttp cuts header sections into fields (h1_tokenizer); what is acceptable
-is decided in h1_head, how responses are framed in h1_response; here is what ties them together: one request
-at a time.
+Bytes go in through receive_data(), which returns events; events_received() returns those that had to wait. The
+reverse for responses, whose bytes are taken with data_to_send(). llhttp cuts header sections into fields
+(h1_tokenizer); what is acceptable is decided in h1_head, how responses are framed in h1_response; here is what ties
+them together: one request at a time.
 
 What follows a request is kept as bytes, and read when the response has ended (RFC 9112 §9.3.2). The keeper of
 the socket bounds it: see `held`. A body that the application left unread is read and dropped where little of
@@ -19,7 +19,7 @@ import re
 
 from daphne_like.errors import RemoteProtocolError
 from daphne_like.http.chunked import ChunkedDecoder
-from daphne_like.http.events import DataReceived, Event, RequestReceived, StreamReset
+from daphne_like.http.events import DataReceived, Event, StreamReset
 from daphne_like.http.h1_head import (
     MAX_LINE_REST,
     HeaderSection,
@@ -53,6 +53,7 @@ MAX_KEPT_SECTION = 1024
 _HEAD, _FIXED, _CHUNKED, _HELD, _DISCARDING, _TUNNEL, _CLOSED = range(7)
 
 _NEVER_IN_HEAD = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
+_CR = ord("\r")
 _TCHAR = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -113,7 +114,7 @@ class H1Connection(ResponseWriter):
         self._section: HeaderSection = _NO_SECTION  # the last one, and what it was read from
         self._section_bytes = b""
         self._verdict: Verdict = _NO_VERDICT  # on the last head, and what it was
-        self._head_bytes = b""
+        self._head_bytes: bytes | None = None
         self._remaining = 0  # of a fixed body; counts up for a chunked one
         self._decoder: ChunkedDecoder | None = None
         self.client_ended = False
@@ -124,7 +125,8 @@ class H1Connection(ResponseWriter):
 
     # ---- receiving
 
-    @property
+    # Methods where they are asked for each request: before Python 3.12 a property costs four times as much.
+
     def is_idle(self) -> bool:
         """Between requests, with nothing of the next one received."""
         return self._reading == _HEAD and not self._buffer
@@ -139,7 +141,6 @@ class H1Connection(ResponseWriter):
         """More of the current request's body is to come, and the client is free to send it."""
         return self._reading in _IN_BODY and not self.expects_continue
 
-    @property
     def has_more_to_read(self) -> bool:
         """Bytes wait here, or more of the current request's body is to come."""
         return self._reading in _IN_BODY or bool(self._buffer)
@@ -149,9 +150,9 @@ class H1Connection(ResponseWriter):
         """Bytes received that wait for the response in course to end."""
         return len(self._buffer) - self._start if self._reading == _HELD else 0
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: bytes) -> list[Event]:
         """
-        Take bytes from the socket. Call events_received() afterwards.
+        Take bytes from the socket, and what has come with them, as events_received() does.
 
         Raises:
             RemoteProtocolError: call refuse() with it, if the response has not started.
@@ -160,17 +161,23 @@ class H1Connection(ResponseWriter):
             data = self._buffer[self._start :] + data
             self._checked -= self._start
             self._start = 0
-        self._buffer = data
-        if self._reading == _HEAD:
-            self._read_head()
-            if not self._buffer or self._reading == _HEAD:
-                return
-        self._read()
+        if data == self._head_bytes and self._reading == _HEAD:
+            # The last head again, and nothing else: polls, probes, a proxy's favourites.
+            self._buffer = b""
+            self._begin_request()
+        else:
+            self._buffer = data
+            self._read()
+            if self._buffer:
+                return self.events_received()
+        events = self._events
+        self._events = []
+        return events
 
     def _read(self) -> None:
         """Read the buffer as far as the state allows."""
         reading = self._reading
-        if reading == _HEAD:
+        if reading == _HEAD and self._buffer:
             self._read_head()
             reading = self._reading
         if self._buffer:
@@ -213,7 +220,7 @@ class H1Connection(ResponseWriter):
 
     def events_received(self) -> list[Event]:
         """
-        Take the events that have come; call again when a stream has ended (pipelining).
+        Take the events that have come; for when a stream has ended (pipelining), and after receive_eof().
 
         Raises:
             RemoteProtocolError: from a request that had waited.
@@ -227,8 +234,9 @@ class H1Connection(ResponseWriter):
     def _read_head(self) -> None:
         data = self._buffer
         start = self._start
-        if data[start : start + 1] == b"\r":
+        if data[start] == _CR:
             start = self._skip_empty_lines()
+        # The end may have begun in what was searched before.
         end = data.find(b"\r\n\r\n", max(start, self._checked - 3), start + self._limits.max_head_size)
         if end < 0:
             partial = self._take_buffer()
@@ -238,7 +246,6 @@ class H1Connection(ResponseWriter):
             self._buffer = partial
             return
         end += 4
-        self._checked = self._leading = 0
         if end == len(data):
             self._buffer = b""
             self._start = 0
@@ -246,22 +253,14 @@ class H1Connection(ResponseWriter):
             self._start = end
         head = data[start:end]
         if head != self._head_bytes:
-            self._verdict = verdict = self._judge(head)
-            event, length, keep_alive, expects_continue = verdict
-        else:  # the same request again: polls, probes, a proxy's favourites
-            kept, length, keep_alive, expects_continue = self._verdict
-            event = RequestReceived(
-                0,
-                kept.method,
-                kept.raw_path,
-                kept.query_string,
-                self._section.fields.copy(),
-                kept.http_version,
-                kept.end_stream,
-                kept.upgrade,
-            )
-        self.stream_id += 1
-        event.stream_id = self.stream_id
+            self._verdict = self._judge(head)
+        self._begin_request()
+
+    def _begin_request(self) -> None:
+        """A head has been read: the verdict says of what."""
+        self._checked = self._leading = 0
+        event, length, keep_alive, expects_continue = self._verdict
+        self.stream_id = event.stream_id = self.stream_id + 1
         if length == 0:
             self._reading = _HELD
         elif length is None:
@@ -282,12 +281,12 @@ class H1Connection(ResponseWriter):
         line = split_request_line(head[:line_end], self._limits)
         section = head[line_end + 2 :]
         if section != self._section_bytes:
-            self._head_bytes = b""
+            self._head_bytes = None
             self._section = judge_section(section, self._limits, self._tokenizer)
             self._section_bytes = section if len(section) <= MAX_KEPT_SECTION else b""
         verdict = judge_head(line, self._section, self._limits)
         # In absolute form, the target's authority has taken the place of a field.
-        self._head_bytes = head if len(head) <= MAX_KEPT_SECTION and line[1].startswith(b"/") else b""
+        self._head_bytes = head if len(head) <= MAX_KEPT_SECTION and line[1].startswith(b"/") else None
         return verdict
 
     def _skip_empty_lines(self) -> int:
@@ -411,7 +410,7 @@ class H1Connection(ResponseWriter):
     def stop_keeping_alive(self) -> None:
         """The response in course, or the next one, is the last. An idle connection is over at once."""
         self._keep_alive = False
-        if self.is_idle or self._reading == _DISCARDING:
+        if self.is_idle() or self._reading == _DISCARDING:
             self.should_close = True
             self.lingers = self._reading == _DISCARDING
             self._reading = _CLOSED

@@ -171,7 +171,7 @@ def judge_head(line: tuple[bytes, bytes, str], section: HeaderSection, limits: L
     if host is None and not old:
         raise RemoteProtocolError("no Host field")
     raw_path, query_string, authority = request_target(method, target, host)
-    fields = section.fields.copy()  # the application may change its own
+    fields = section.fields
     if authority != host:
         fields = [(b"host", authority or b""), *(field for field in fields if field[0] != b"host")]
     length: int | None = section.content_length or 0

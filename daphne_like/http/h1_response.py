@@ -114,7 +114,7 @@ class ResponseWriter:
             self._append(b"".join((_STATUS_LINES[status], *_field_lines(headers), b"\r\n")))
 
     def _send_switching_protocols(self, headers: Headers) -> None:
-        end = self._identity.end_of_head(False, False)
+        end = self._identity.ends_of_head[0]
         self._append(b"".join((_STATUS_LINES[101], *_field_lines(headers), end)))
         self._framing = _TUNNEL
 
@@ -130,8 +130,7 @@ class ResponseWriter:
         Raises:
             InvalidMessage: nothing is held, and another head may be tried.
         """
-        fields, length, length_line, close, has_date, has_server = response_section(headers)
-        close = close or self._must_close()
+        fields, length, length_line, close, present = response_section(headers)
         lines: list[bytes] = [_STATUS_LINES.get(status) or _status_line(status), fields]
 
         if status == 204:
@@ -150,8 +149,8 @@ class ResponseWriter:
         if length is not None:
             lines.append(length_line)
         self._head = lines
-        self._end_of_head = self._identity.end_of_head(has_date, has_server)
-        self._close_after = close
+        self._end_of_head = self._identity.ends_of_head[present]
+        self._close_after = close or self._must_close()
         self._framing = framing
         self._to_send = length or 0
 
@@ -187,7 +186,8 @@ class ResponseWriter:
         else:
             lines.append(data)
             data = b"".join(lines)
-        self._append(data)
+        self._out.append(data)
+        self.buffered += len(data)
 
     def _append(self, data: bytes) -> None:
         self._out.append(data)

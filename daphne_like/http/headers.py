@@ -15,6 +15,8 @@ __all__ = [
     "CONNECTION",
     "CONTENT_LENGTH_FIELD",
     "DATE",
+    "HAS_DATE",
+    "HAS_SERVER",
     "PLAIN",
     "SERVER",
     "TRANSFER_ENCODING",
@@ -109,6 +111,9 @@ _SPECIAL = {
     b"server": SERVER,
 }
 
+# Fields of a response that the server adds where an application has not: see Identity.
+HAS_SERVER, HAS_DATE = 1, 2
+
 # Fields that were found valid -> (kind, line, length). Nearly all of an application's fields say the same in
 # each response; judging and rendering them again is most of what a head costs. What is new in each response
 # (dates, tags) must not fill memory, and what is somebody's own (cookies) is not kept at all.
@@ -160,19 +165,19 @@ def response_field(field: Any) -> tuple[int, bytes, int]:
 
 
 # Whole sections of such fields -> what response_section() says of them.
-_KNOWN_SECTIONS: dict[tuple[Any, ...], tuple[bytes, int | None, bytes, bool, bool, bool]] = {}
+_KNOWN_SECTIONS: dict[tuple[Any, ...], tuple[bytes, int | None, bytes, bool, int]] = {}
 _MAX_KNOWN_SECTIONS = 256
 _MAX_KNOWN_SECTION = 512
 
 
-def response_section(headers: Headers) -> tuple[bytes, int | None, bytes, bool, bool, bool]:
+def response_section(headers: Headers) -> tuple[bytes, int | None, bytes, bool, int]:
     """
     Judge and render all fields of a response.
 
     Returns:
-        ``(lines, length, length_line, close, has_date, has_server)``: the fields that are sent as they are;
-        what Content-Length says, None without one, and its line; whether Connection says close; whether Date
-        and Server are among the lines.
+        ``(lines, length, length_line, close, present)``: the fields that are sent as they are; what
+        Content-Length says, None without one, and its line; whether Connection says close; which of our own are
+        among the lines (HAS_DATE, HAS_SERVER, the sum of both).
 
     Raises:
         InvalidMessage: as response_field(); or two Content-Lengths that differ.
@@ -185,7 +190,8 @@ def response_section(headers: Headers) -> tuple[bytes, int | None, bytes, bool, 
     lines = []
     length: int | None = None
     length_line = b""
-    close = has_date = has_server = False
+    close = False
+    present = 0
     for field in key:
         kind, line, announced = response_field(field)
         if kind:
@@ -201,12 +207,9 @@ def response_section(headers: Headers) -> tuple[bytes, int | None, bytes, bool, 
             if kind == CONNECTION:
                 close = close or b"close" in list_members(field[1])
                 continue
-            if kind == DATE:
-                has_date = True
-            else:
-                has_server = True
+            present |= HAS_DATE if kind == DATE else HAS_SERVER
         lines.append(line)
-    section = (b"".join(lines), length, length_line, close, has_date, has_server)
+    section = (b"".join(lines), length, length_line, close, present)
     if len(section[0]) <= _MAX_KNOWN_SECTION and all(
         type(field) is tuple and field in _KNOWN_FIELDS for field in key
     ):

@@ -14,21 +14,21 @@ class Identity:
     Args:
         server_name: what Server says; None or empty: no such field.
         now: Unix time in seconds.
+
+    Attributes:
+        ends_of_head: our fields and the empty line that ends a head; by which of them the response has already,
+            the sum of HAS_SERVER and HAS_DATE of the headers module.
     """
 
-    __slots__ = ("_ends", "_server")
+    __slots__ = ("_server", "ends_of_head")
 
     def __init__(self, server_name: str | None, now: float) -> None:
         self._server = b"server: " + server_name.encode("latin-1") + b"\r\n" if server_name else b""
-        self._ends: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
+        self.ends_of_head: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
         self.update(now)
 
     def update(self, now: float) -> None:
         """Render the fields for the second of *now* (IMF-fixdate, RFC 9110 §5.6.7)."""
         date = b"date: " + formatdate(now, usegmt=True).encode("ascii") + b"\r\n"
         server = self._server
-        self._ends = (date + server + b"\r\n", date + b"\r\n", server + b"\r\n", b"\r\n")
-
-    def end_of_head(self, has_date: bool, has_server: bool) -> bytes:
-        """Our fields, less those that the response has already, and the empty line that ends a head."""
-        return self._ends[has_date * 2 + has_server]
+        self.ends_of_head = (date + server + b"\r\n", date + b"\r\n", server + b"\r\n", b"\r\n")

@@ -138,17 +138,16 @@ class ServerProtocol:
             return
         connection = self.connection
         try:
-            connection.receive_data(data)
-            events = connection.events_received()
+            events = connection.receive_data(data)
         except RemoteProtocolError as error:
             self._refuse(error)
             return
         if events:
             self._dispatch(events)
-        elif connection.reads_head and not self._in_head and not connection.is_idle:
+        elif connection.reads_head and not self._in_head and not connection.is_idle():
             self._in_head = True
             self._set_deadline()
-        if connection.has_more_to_read and not self._read_paused:
+        if connection.has_more_to_read() and not self._read_paused:
             self._regulate_reading()
 
     def readConnectionLost(self) -> None:
@@ -253,7 +252,7 @@ class ServerProtocol:
         if connection.should_close:
             self.close(linger=connection.lingers)
             return
-        if connection.is_idle:
+        if connection.is_idle():
             self.flush()
             self._in_head = False
             if not self._write_paused:

@@ -157,6 +157,21 @@ def test_scopes_share_nothing_that_can_change():
         assert len(scopes[1]["headers"]) == 1
 
 
+def test_the_same_request_again_has_fields_of_its_own():
+    puppet = Puppet()
+    with serving(puppet) as server:
+        wire = server.connect()
+        for _ in range(3):
+            wire.receive(request("/"))
+            call = puppet.call
+            assert call.scope["headers"] == [(b"host", b"h")]
+            call.scope["headers"].append((b"mine", b"1"))
+            call.scope["headers"][0] = (b"host", b"other")
+            call.send("http.response.start", status=204)
+            call.send("http.response.body")
+            call.returns()
+
+
 # ---- proxies
 
 FORWARDED = request(

@@ -22,8 +22,7 @@ class Writer:
         lines = [f"{method} / HTTP/{version}", "Host: x"]
         lines += ["TE: trailers"] if trailers else []
         lines += ["Connection: keep-alive"] if version == "1.0" else []
-        self.connection.receive_data("\r\n".join([*lines, "", ""]).encode())
-        (request,) = self.connection.events_received()
+        (request,) = self.connection.receive_data("\r\n".join([*lines, "", ""]).encode())
         self.stream_id = request.stream_id
 
     def begin(self, status, headers, *, close=False):

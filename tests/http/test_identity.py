@@ -2,6 +2,7 @@
 
 import pytest
 
+from daphne_like.http.headers import HAS_DATE, HAS_SERVER
 from daphne_like.http.identity import Identity
 from tests.http.wire import DATE, NOW
 
@@ -20,15 +21,16 @@ ENDS = [  # server name, has the response a Date, a Server -> end of its head
 @pytest.mark.parametrize(("server_name", "has_date", "has_server", "expected"), ENDS)
 def test_end_of_head(server_name, has_date, has_server, expected):
     """RFC 9110 §5.6.7 (IMF-fixdate), §6.6.1, §10.2.4."""
-    assert Identity(server_name, NOW).end_of_head(has_date, has_server) == expected
+    present = has_date * HAS_DATE | has_server * HAS_SERVER
+    assert Identity(server_name, NOW).ends_of_head[present] == expected
 
 
 def test_date_changes_only_when_told():
     """Rendered once a second by who owns the clock, not once a response."""
     identity = Identity(None, NOW)
-    before = identity.end_of_head(False, False)
+    before = identity.ends_of_head[0]
     identity.update(NOW + 1)
-    after = identity.end_of_head(False, False)
+    after = identity.ends_of_head[0]
     assert before == WITH_DATE + b"\r\n"
     assert after == b"date: Sun, 06 Nov 1994 08:49:38 GMT\r\n\r\n"
 
@@ -36,4 +38,4 @@ def test_date_changes_only_when_told():
 def test_update_keeps_the_server():
     identity = Identity("us", NOW)
     identity.update(NOW + 1)
-    assert identity.end_of_head(True, False) == b"server: us\r\n\r\n"
+    assert identity.ends_of_head[HAS_DATE] == b"server: us\r\n\r\n"
