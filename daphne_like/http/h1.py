@@ -3,8 +3,8 @@ HTTP/1.x connections, without I/O.
 
 Bytes go in through receive_data(), which returns events; events_received() returns those that had to wait. The
 reverse for responses, whose bytes are taken with data_to_send(). llhttp cuts header sections into fields
-(h1_tokenizer); what is acceptable is decided in h1_head, how responses are framed in h1_response; here is what ties
-them together: one request at a time.
+(h1_tokenizer); what is acceptable is decided in h1_head, how responses are framed in h1_response; here is what
+ties them together: one request at a time.
 
 What follows a request is kept as bytes, and read when the response has ended (RFC 9112 §9.3.2). The keeper of
 the socket bounds it: see `held`. A body that the application left unread is read and dropped where little of
