@@ -131,8 +131,7 @@ class ResponseWriter:
             InvalidMessage: nothing is held, and another head may be tried.
         """
         fields, length, length_line, close, present = response_section(headers)
-        lines: list[bytes] = [_STATUS_LINES.get(status) or _status_line(status), fields]
-
+        line = _STATUS_LINES.get(status) or _status_line(status)
         if status == 204:
             framing = _NO_BODY
             length = None  # "MUST NOT" -- RFC 9110 §8.6
@@ -140,19 +139,21 @@ class ResponseWriter:
             framing = _NO_BODY  # "MUST NOT generate content" -- RFC 9110 §15.3.6
             length = 0
             length_line = b"content-length: 0\r\n"
-        elif self._request.method == "HEAD" or status == 304:
+        elif status == 304 or self._request.method == "HEAD":
             framing = _NO_BODY
         elif length is not None:
             framing = _LENGTH
         else:
             framing = _UNDECIDED
         if length is not None:
-            lines.append(length_line)
-        self._head = lines
+            self._head = [line, fields, length_line]
+            self._to_send = length
+        else:
+            self._head = [line, fields]
+            self._to_send = 0
         self._end_of_head = self._identity.ends_of_head[present]
         self._close_after = close or self._must_close()
         self._framing = framing
-        self._to_send = length or 0
 
     def withdraw_headers(self, stream_id: int) -> bool:
         """Take back a head that is still held. Returns whether another response can be sent."""
@@ -202,9 +203,20 @@ class ResponseWriter:
         """
         size = len(data)
         framing = self._framing
+        if framing == _LENGTH:
+            if size != self._to_send and (end_stream or size > self._to_send):
+                raise self._wrong_length("longer" if size > self._to_send else "shorter")
+            self._to_send -= size
+            if self._head:
+                self._commit(data)
+            elif size:
+                self._append(data)
+            self.body_sent += size
+            if end_stream:
+                self._response_complete()
+            return
         if framing == _TUNNEL:
-            self._out.append(data)
-            self.buffered += size
+            self._append(data)
             return
         if framing == _UNDECIDED:
             if end_stream:
@@ -214,25 +226,20 @@ class ResponseWriter:
                 return
             self._commit()
             framing = self._framing
-        elif framing == _LENGTH:
-            if size > self._to_send or (end_stream and size < self._to_send):
-                raise self._wrong_length("longer" if size > self._to_send else "shorter")
-            self._to_send -= size
-        elif framing == _NO_BODY:
-            size = 0
-            data = b""
-        if framing == _CHUNKS:
+        if framing == _NO_BODY:
+            if self._head:
+                self._commit()
+        elif framing == _CHUNKS:
             if size:
                 line = b"%x\r\n" % size
                 self._out += (line, data, b"\r\n")
                 self.buffered += size + len(line) + 2
+                self.body_sent += size
             if end_stream:
                 self._append(b"0\r\n\r\n")
-        elif self._head:
-            self._commit(data)
         elif size:
             self._append(data)
-        self.body_sent += size
+            self.body_sent += size
         if end_stream:
             self._response_complete()
 
