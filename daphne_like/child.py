@@ -68,7 +68,14 @@ class Placement(Protocol):
 
 
 class ChildUser(Protocol):
-    """Whom a child tells what happens to it; plain calls in the event loop."""
+    """
+    Whom a child tells what happens to it; plain calls in the event loop.
+
+    Attributes:
+        warned: what its children have warned of, which is logged once.
+    """
+
+    warned: set[str]
 
     def child_beat(self, child: Child) -> None:
         """Its `beat` is new."""
@@ -297,6 +304,10 @@ class Child:
                     self._failure = StartupFailed(said["reason"], details=said["details"])
             case "stacks":
                 self._user.child_stacks(self, said["stacks"])
+            case "warning":
+                if said["sentence"] not in self._user.warned:
+                    self._user.warned.add(said["sentence"])
+                    log.warning(said["sentence"], extra=said["facts"])
             case "in hand":
                 self._in_hand = said["streams"]
                 self._told_in_hand.set()

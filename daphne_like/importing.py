@@ -106,6 +106,8 @@ def check_import_string(path: str) -> tuple[str, str]:
         raise ConfigurationError(
             f"{path!r} is no import string: write module:attribute, such as {path or 'site.asgi'}:application"
         )
+    if attribute.endswith("()"):  # gunicorn's way to say it
+        raise ConfigurationError(f"{path!r}: a factory is named as --factory {path.removesuffix('()')}")
     for dotted in (module_name, attribute):
         if not all(part.isidentifier() for part in dotted.split(".")):
             raise ConfigurationError(

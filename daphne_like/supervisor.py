@@ -96,6 +96,7 @@ class Supervisor:
         self._leaving: set[Child] = set()
         self._suspended: set[Child] = set()
         self._silent: set[Child] = set()  # reported as stuck
+        self.warned: set[str] = set()  # sentences of workers that the log has already
         self._failures = 0  # in a row
         self._not_before = 0.0
         self._given_up = False  # patient: nothing is tried before reload()

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["ATOMIC", "CLEAN", "OPEN", "Call", "Job", "Lease", "PoolThread"]
+__all__ = ["ATOMIC", "CLEAN", "OPEN", "READING", "Call", "Job", "Lease", "PoolThread"]
 
 # What a thread has in hand between two jobs of a lease: nothing; something that others had better not find;
-# something that nobody else may have.
-CLEAN, OPEN, ATOMIC = 0, 1, 2
+# something that would be lost if they did; something that nobody else may have, not even afterwards.
+CLEAN, OPEN, READING, ATOMIC = 0, 1, 2, 3
 
 
 class Job:
@@ -94,14 +94,15 @@ class Lease:
       only while it has something in hand.
     * When somebody has waited for long (threads.FAMINE_AFTER) because all threads are taken, the lease that has
       rested longest loses its thread, and takes another with its next call: so leases cannot wait for each
-      other. Not within a transaction (ATOMIC): if all are, there is one thread more than `max_threads`.
+      other. Not while results are being read (READING) or within a transaction (ATOMIC): if all threads are
+      held so, there is one more than `max_threads` after a while (threads.STANDSTILL_AFTER).
 
     A thread that is within a transaction at the end is not given to anybody else: it ends.
 
     Attributes, for the pool:
         worker: the thread; busy: a job of it runs, or waits for the thread; waiting: further ones;
         level: what its thread had in hand after the last; loose, ended: see above;
-        fresh: it has just got its thread; pins: what is OPEN counts as ATOMIC.
+        fresh: it has just got its thread; pins: what is OPEN counts as READING.
     """
 
     __slots__ = (

@@ -37,9 +37,9 @@ from typing import Any
 
 from . import logs
 from .serving import serving
-from .thread_jobs import ATOMIC, CLEAN, OPEN, Call, Job, Lease, PoolThread
+from .thread_jobs import ATOMIC, CLEAN, OPEN, READING, Call, Job, Lease, PoolThread
 
-__all__ = ["ATOMIC", "CLEAN", "OPEN", "Job", "Lease", "ThreadPool", "open_pool", "pool_for"]
+__all__ = ["ATOMIC", "CLEAN", "OPEN", "READING", "Job", "Lease", "ThreadPool", "open_pool", "pool_for"]
 
 log = logging.getLogger(logs.APPLICATION)
 
@@ -51,6 +51,8 @@ BUSY_LIMIT = 0.02
 BUSY_SHARE = 0.5
 # Seconds without a thread for a job that has none yet, after which leases at rest lose theirs.
 FAMINE_AFTER = 0.05
+# Likewise, after which there is a thread more than `max_threads` where leases cannot lose theirs. Most get on.
+STANDSTILL_AFTER = 1.0
 # Seconds after which a thread that is more than `threads` ends.
 IDLE_LIMIT = 10.0
 
@@ -66,7 +68,7 @@ class ThreadPool:
 
     Attributes:
         closed: it takes no more jobs.
-        in_hand: called in a thread between two jobs of a lease: CLEAN, OPEN or ATOMIC.
+        in_hand: called in a thread between two jobs of a lease: CLEAN, OPEN, READING or ATOMIC.
         at_lease: called in a thread that a lease has just taken, before its first job.
         at_end: called in a thread before it ends.
     """
@@ -91,6 +93,7 @@ class ThreadPool:
         self._moved = 0  # jobs begun
         self._taken_up = 0  # of these, such as had no thread yet
         self._famine = False  # since FAMINE_AFTER none was, and until a thread is idle again
+        self._standstill = False  # since STANDSTILL_AFTER none was
         self._bound: deque[Job] = (
             deque()
         )  # of leases that have their thread: these go first, to end what was begun
@@ -223,8 +226,10 @@ class ThreadPool:
         now = time.monotonic()
         if seen != self._taken_up or self._idle:
             self._taken_up_seen = (self._taken_up, now)
+            self._standstill = False
         elif now - since >= FAMINE_AFTER:
             self._famine = True
+            self._standstill = now - since >= STANDSTILL_AFTER
 
     def _is_stuck(self, runner: PoolThread) -> bool:
         """Whether the runner has been in one job since the last look, and waits for something."""
@@ -393,10 +398,12 @@ class ThreadPool:
         for lease in self._resting:
             if lease.level == CLEAN or (lease.level == OPEN and not lease.pins):
                 return self._unbind(lease)
-        if len(self._resting) == len(self._workers):
-            # Each is within a transaction, and none goes on before somebody else does: one more is the way out.
+        if self._standstill and len(self._resting) == len(self._workers):
+            # None of them goes on, perhaps not before somebody else does: one more is the way out.
+            self._standstill = False
             log.warning(
-                "all threads are held within transactions, made one more", extra={"threads": self.size}
+                "all threads are held within transactions or open results, made one more",
+                extra={"threads": self.size},
             )
             return self._hire()
         return None
@@ -420,7 +427,7 @@ class ThreadPool:
         if self.closed or me.spent or len(self._workers) > self.max_threads:
             self._dismiss(me)
         else:
-            self._famine = False
+            self._famine = self._standstill = False
             me.idle_since = time.monotonic()
             self._idle.append(me)
 

@@ -3,7 +3,7 @@ The line between a worker and the supervisor that started it: a socket pair with
 
 Down come the orders (application, settings, sys.path, layer), and later questions. Up go `ready`, or `failed`
 with the reason; then a beat each second; and, when it is asked for, the stacks of all threads, or which streams
-the worker has in hand.
+the worker has in hand; and warnings that all workers would give, for the supervisor to give once.
 
 In the worker all of this is done by a thread of its own, so that a worker whose event loop is stuck still
 beats, and can still be asked where it is stuck. With each beat it says how long the event loop has been
@@ -122,6 +122,10 @@ class SupervisorLink:
         self._send(
             {"say": "failed", "exit_code": exit_code, "reason": reason, "details": details[-MAX_TEXT:]}
         )
+
+    def say_warning(self, sentence: str, facts: dict[str, str]) -> None:
+        """What the other workers say, too: the supervisor logs it once."""
+        self._send({"say": "warning", "sentence": sentence, "facts": facts})
 
     def _send(self, said: dict[str, Any]) -> None:
         try:

@@ -64,7 +64,7 @@ def run(settings: Settings, application: str, link: SupervisorLink | None = None
     os.environ[ENVIRONMENT] = url  # for the site's CHANNEL_LAYERS
     # The access log is the server's.
     logs.configure(dataclasses.replace(settings, access_log=""))
-    announce(settings)
+    announce(settings, link.say_warning if link is not None else None)
     found = load_application(application, settings)
     logs.enable_loggers()
     return work(settings, found, lambda: open_layer(url), link)

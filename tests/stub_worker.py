@@ -11,6 +11,7 @@ The plan is a JSON file, read anew by each worker, so that a test can change wha
     deaf: true                    it does not hear SIGTERM
     stuck: true                   its event loop stops turning once it is ready
     in_hand: streams              what it says that it has in hand
+    warn: sentence                it warns of something before it is ready
 
 It beats twenty times a second.
 """
@@ -33,6 +34,8 @@ async def work(link, plan):
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, (lambda: None) if plan.get("deaf") else told.set)
+    if "warn" in plan:
+        link.say_warning(plan["warn"], {"check": "stub.W001"})
     if not plan.get("mute"):
         name = f"stub{os.getpid()}"
         link.say_ready(name, loop, lambda: plan.get("served", 0), told.set, lambda: plan.get("in_hand", {}))

@@ -1,6 +1,7 @@
 """daphne_like.cli: what command lines come to, Daphne's above all, and one clear line for the wrong ones."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -240,6 +241,9 @@ WRONG = [
     (f"--max-boddy-size=1 {SITE}", "unknown option --max-boddy-size; did you mean"),
     (f"--frobnicate {SITE}", "unknown option --frobnicate"),
     (f"-x {SITE}", "unknown option -x"),
+    (f"--uds /run/s {SITE}", "unknown option --uds; here it is --unix-socket"),
+    (f"-w 4 {SITE}", "unknown option -w; here it is --workers"),
+    (f"-b unix:/run/s {SITE}", "a Unix socket is --unix-socket PATH"),
     (f"--verb 2 {SITE}", "unknown option --verb; did you mean"),
     (f"--port http {SITE}", "--port: 'http' is not a whole number"),
     (f"{SITE} --port", "--port: expected one argument"),
@@ -248,6 +252,21 @@ WRONG = [
     (f"--proxy-headers-host X-Real-IP {SITE}", "needs --proxy-headers"),
     (f"--config absent.toml {SITE}", "--config absent.toml: No such file"),
 ]
+
+
+def test_other_servers_options_are_named_as_on_their_pages():
+    """Where --uds is said to be --unix-socket here, a page about moving has a row with both."""
+    pages = [ROOT / "docs" / "how-to" / f"move-from-{name}.md" for name in ("uvicorn", "gunicorn")]
+    rows = [row.split("|") for page in pages for row in page.read_text().splitlines() if row.startswith("|")]
+    ours = cli._parser()._option_string_actions
+    for there, here in cli._ELSEWHERE.items():
+        assert there not in ours
+        spelt = "|".join(map(re.escape, ours[here].option_strings))
+        assert any(
+            re.search(rf"`{there}(?![\w-])|[ ]{there}(?![\w-])", row[1])
+            and re.search(rf"`(?:{spelt})(?![\w-])|[ ](?:{spelt})(?![\w-])", row[2])
+            for row in rows
+        ), f"no row has {there} and {here}"
 
 
 @pytest.mark.parametrize(("line", "said"), WRONG)

@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,9 +159,9 @@ def test_command_lines_are_understood(page, capsys):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_parses(page):
-    """Every block is a piece of a program, or some lines from inside a dict."""
+    """Every block is a piece of a program, from inside a class perhaps, or some lines from inside a dict."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
-    for block in code_blocks(page, "python", "py"):
+    for block in map(textwrap.dedent, code_blocks(page, "python", "py")):
         try:
             compile(block, name_of(page), "exec", flags=flags)
         except SyntaxError:

@@ -125,11 +125,12 @@ def test_path_is_left_alone_without_app_dir(monkeypatch, tmp_path):
         ("site:", "write module:attribute"),
         ("site..asgi:app", "write module:attribute"),
         (".asgi:app", "write module:attribute"),
-        ("site:app()", "write module:attribute"),
+        ("site:app(1)", "write module:attribute"),
         ("site asgi:app", "write module:attribute"),
         ("site/asgi.py:app", "names a file; name the module: site.asgi:app"),
         ("./site/asgi.py", "names a file; name the module: site.asgi:application"),
         ("asgi.py:app", "names a file; name the module: asgi:app"),
+        ("site.asgi:make()", "a factory is named as --factory site.asgi:make"),
     ],
 )
 def test_not_an_import_string(path, said):

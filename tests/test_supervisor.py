@@ -455,3 +455,14 @@ async def test_patient_supervisor_lets_a_debugger_have_its_time(tmp_path, monkey
         await made.journal.wait_for("worker ready", 2)
         assert made.placement.suspended == set()
         made.supervisor.kill()
+
+
+async def test_what_all_workers_warn_of_is_logged_once(tmp_path):
+    async with crew(tmp_path, plan={"warn": "the site is in DEBUG"}, workers=3) as made:
+        await made.journal.wait_for("worker ready", 3)
+        made.plan(warn="another warning")
+        made.supervisor.reload()
+        await made.journal.wait_for("all workers are new")
+        warnings = [record for record in made.journal.records if getattr(record, "check", "") == "stub.W001"]
+        assert [record.getMessage() for record in warnings] == ["the site is in DEBUG", "another warning"]
+        assert {record.levelname for record in warnings} == {"WARNING"}

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from daphne_like import threads
-from daphne_like.thread_jobs import ATOMIC, CLEAN, OPEN, Job, Lease, PoolThread
+from daphne_like.thread_jobs import ATOMIC, CLEAN, OPEN, READING, Job, Lease, PoolThread
 from daphne_like.threads import ThreadPool, open_pool, pool_for
 
 
@@ -302,9 +302,11 @@ async def test_many_more_leases_than_threads_all_get_on():
         assert pool.size <= 3
 
 
-async def test_transactions_keep_their_threads_and_there_is_one_more(caplog):
+@pytest.mark.parametrize("level", [READING, ATOMIC], ids=["reading", "atomic"])
+async def test_what_cannot_be_taken_away_keeps_its_thread_and_there_is_one_more(caplog, monkeypatch, level):
+    monkeypatch.setattr(threads, "STANDSTILL_AFTER", 2 * threads.FAMINE_AFTER)
     async with pool_of(1, 2) as pool:
-        pool.in_hand = lambda: ATOMIC
+        pool.in_hand = lambda: level
         leases = [pool.lease() for _ in range(2)]
         held = {await lease.submit(threading.get_ident) for lease in leases}
         pool.in_hand = lambda: CLEAN
@@ -316,6 +318,35 @@ async def test_transactions_keep_their_threads_and_there_is_one_more(caplog):
         for lease in leases:
             lease.end()
         await until(lambda: pool.size <= 2)
+
+
+async def test_open_results_keep_their_thread_while_others_lose_theirs():
+    """Longer at rest or not: who has something open that is not being read loses it first."""
+    async with pool_of(1, 2) as pool:
+        reading, resting = pool.lease(), pool.lease()
+        pool.in_hand = lambda: READING
+        kept = await reading.submit(threading.get_ident)
+        pool.in_hand = lambda: OPEN
+        lost = await resting.submit(threading.get_ident)
+        assert await asyncio.wait_for(pool.call(threading.get_ident), 10) == lost
+        assert await lease_thread(reading) == kept
+        assert pool.size == 2
+        # Afterwards it is like any other.
+        reading.end()
+        assert await asyncio.wait_for(pool.call(threading.get_ident), 10) in (kept, lost)
+
+
+async def test_all_threads_with_open_results_are_waited_for():
+    """Nearly all of them get on by themselves, so that no thread is made beyond the bound at once."""
+    async with pool_of(1, 2) as pool:
+        pool.in_hand = lambda: READING
+        leases = [pool.lease() for _ in range(2)]
+        held = {await lease.submit(threading.get_ident) for lease in leases}
+        waiting = pool.call(threading.get_ident)
+        await until(lambda: pool._famine)
+        leases[0].end()
+        assert await asyncio.wait_for(waiting, 10) in held
+        assert pool.size == 2
 
 
 async def test_thread_that_is_left_in_a_transaction_is_nobodys_any_more():

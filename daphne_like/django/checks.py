@@ -30,7 +30,7 @@ from daphne_like import logs
 from daphne_like.configuration import resolve
 from daphne_like.errors import ConfigurationError
 from daphne_like.layers.loading import open_layer
-from daphne_like.serving import serving
+from daphne_like.serving import serving, supervisor_told
 from daphne_like.settings import Settings
 
 __all__ = ["check_deployment", "check_layers", "check_runserver", "register", "warn_server_process"]
@@ -173,7 +173,11 @@ def _about_proxies(settings: Settings) -> Iterator[checks.CheckMessage]:
 
 
 def warn_server_process() -> None:
-    """In a server or worker: log what of this should not be in production. Nothing in any other process."""
+    """
+    In a server or worker: log what of this should not be in production. Nothing in any other process.
+
+    Workers of one supervisor say the same; it is logged once while that lives, however many they are.
+    """
     settings = serving()
     if settings is None or settings.reload:
         return
@@ -188,4 +192,5 @@ def warn_server_process() -> None:
             )
         )
     for message in messages:
-        log.warning(message.msg, extra={"check": message.id, "pid": os.getpid()})
+        if not supervisor_told(message.msg, check=message.id):
+            log.warning(message.msg, extra={"check": message.id, "pid": os.getpid()})

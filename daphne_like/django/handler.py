@@ -31,10 +31,11 @@ from daphne_like.threads import ThreadPool, pool_for
 from daphne_like.typing import Receive, Scope, Send
 
 from .async_path import AsyncPath
+from .cursors import watch_new_connections
 from .departure import Departure
 from .hints import ViewHints
 from .hop import Hop, take_over
-from .receivers import close_connections, in_hand, start_in_thread
+from .receivers import close_connections, in_hand, start_in_leased_thread
 from .streams import SyncStream
 
 __all__ = ["ASGIHandler"]
@@ -188,8 +189,9 @@ class ASGIHandler(AsyncPath):
             self._loop = loop
             self._pool = pool = pool_for(loop)
             pool.in_hand = in_hand
-            pool.at_lease = start_in_thread
+            pool.at_lease = start_in_leased_thread
             pool.at_end = close_connections
+            watch_new_connections()
         if (
             getattr(AsyncToSync.executors, "current", None) is not None
             or SyncToAsync.thread_sensitive_context.get(None) is not None
@@ -254,10 +256,13 @@ class _DirectHop(Hop):
 
 
 def _path_info(scope: Scope) -> str:
-    """As ASGIRequest has it."""
+    """As ASGIRequest has it from Django 6.1 on; before, it looked less closely at what is below the prefix."""
     path: str = scope["path"]
     prefix: str = asgi.get_script_prefix(scope)
-    return path.removeprefix(prefix) if prefix else path
+    if not prefix:
+        return path
+    prefix = prefix.rstrip("/")
+    return path[len(prefix) :] if path == prefix or path.startswith(prefix + "/") else path
 
 
 def _all_sync_capable() -> bool:

@@ -85,6 +85,7 @@ _CONDITIONS: dict[str, tuple[Condition, Condition]] = {
     "django.contrib.sessions.middleware.SessionMiddleware": (_session_begins, _session_ends),
     "django.middleware.clickjacking.XFrameOptionsMiddleware": (_always, _always),
     "django.middleware.common.CommonMiddleware": (_no_www, _found),
+    "django.middleware.csp.ContentSecurityPolicyMiddleware": (_always, _always),
     "django.middleware.csrf.CsrfViewMiddleware": (_secret_in_cookie, _secret_in_cookie),
     "django.middleware.security.SecurityMiddleware": (_always, _always),
 }

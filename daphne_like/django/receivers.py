@@ -28,7 +28,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http.response import HttpResponseBase
 from django.urls import set_urlconf
 
-from daphne_like.thread_jobs import ATOMIC, CLEAN, OPEN
+from daphne_like.thread_jobs import ATOMIC, CLEAN, OPEN, READING
+
+from .cursors import begin, is_read_from
 
 __all__ = [
     "caches_are_closed",
@@ -37,6 +39,7 @@ __all__ = [
     "finished_is_plain",
     "in_hand",
     "send_started",
+    "start_in_leased_thread",
     "start_in_thread",
     "started_is_plain",
 ]
@@ -59,7 +62,9 @@ def finished_is_plain() -> bool:
 def _are(receivers: Any, known: frozenset[int]) -> bool:
     if len(receivers) != len(known):
         return False
-    for (receiver, sender), _, _ in receivers:  # noqa: SIM110 - a generator costs more than the rest
+    # An entry begins with the ids of receiver and sender; how many members follow differs from Django to Django.
+    for entry in receivers:
+        receiver, sender = entry[0]
         if receiver not in known or sender != _ANY_SENDER:
             return False
     return True
@@ -75,6 +80,13 @@ def start_in_thread() -> None:
     for connection in _initialized():
         connection.queries_log.clear()
         connection.close_if_unusable_or_obsolete()
+
+
+def start_in_leased_thread() -> None:
+    """The same, in a thread that several calls of the request are going to share."""
+    start_in_thread()
+    for connection in _initialized():
+        begin(connection)
 
 
 def send_started(sender: type, scope: Any) -> None:
@@ -125,7 +137,7 @@ def in_hand() -> int:
         if connection.connection is not None:
             if connection.in_atomic_block or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]:
                 return ATOMIC
-            level = OPEN
+            level = max(level, READING if is_read_from(connection) else OPEN)
     return level
 
 

@@ -1,5 +1,5 @@
 """
-What a Django site's settings say about serving it: which application, and which static files.
+What a Django site's settings say about serving it: which application, and which files.
 
 The application is that of ASGI_APPLICATION. `startproject` writes a module `asgi` and no such setting; so
 without it the `asgi` beside WSGI_APPLICATION or ROOT_URLCONF counts, and where there is none, Django alone is
@@ -10,16 +10,27 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import posixpath
 from typing import Any, cast
 
 from asgiref.compatibility import guarantee_single_callable
 from django.apps import apps
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
+from django.http import HttpRequest
+from django.utils._os import safe_join
 
 from daphne_like.typing import ASGIApplication
 
-__all__ = ["application_name", "default_application", "static_files_installed", "with_static_files"]
+__all__ = [
+    "application_name",
+    "default_application",
+    "static_files_installed",
+    "with_collected_files",
+    "with_media_files",
+    "with_static_files",
+]
 
 # Settings that name something in the package of the project, where `asgi` is, too.
 _NEIGHBOURS = ("WSGI_APPLICATION", "ROOT_URLCONF")
@@ -94,3 +105,42 @@ def with_static_files(application: ASGIApplication) -> ASGIApplication:
     from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # asks for its app's settings
 
     return cast(ASGIApplication, ASGIStaticFilesHandler(application))
+
+
+def with_media_files(application: ASGIApplication) -> ASGIApplication:
+    """*application*, with the files that MEDIA_ROOT has at MEDIA_URL in front of it, as in Django's tests."""
+    return _with_files("MEDIA_URL", "MEDIA_ROOT", application)
+
+
+def with_collected_files(application: ASGIApplication) -> ASGIApplication:
+    """The same with STATIC_URL and STATIC_ROOT, for sites without `django.contrib.staticfiles`."""
+    return _with_files("STATIC_URL", "STATIC_ROOT", application)
+
+
+def _with_files(url: str, root: str, application: ASGIApplication) -> ASGIApplication:
+    from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+    from django.views.static import serve
+
+    class FilesHandler(ASGIStaticFilesHandler):
+        """Settings are looked at with each request: tests override them. What is not there is the site's."""
+
+        def __init__(self, application: ASGIApplication) -> None:
+            self.application = application
+
+        def _should_handle(self, path: str) -> bool:
+            folder, base = getattr(settings, root), getattr(settings, url)
+            # Where nothing is set, Django has "/" and the current directory.
+            if not folder or not base or base == "/" or not path.startswith(base):
+                return False
+            try:
+                return os.path.isfile(safe_join(folder, self.file_path(path)))
+            except (SuspiciousFileOperation, ValueError):  # outside of the folder; a null character
+                return False
+
+        def file_path(self, path: str) -> str:
+            return posixpath.normpath(path.removeprefix(getattr(settings, url))).lstrip("/")
+
+        def serve(self, request: HttpRequest) -> Any:
+            return serve(request, self.file_path(request.path), document_root=getattr(settings, root))
+
+    return cast(ASGIApplication, FilesHandler(application))

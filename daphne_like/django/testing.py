@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -55,7 +54,8 @@ class LiveServer:
         application: ASGI 3; the site's own where not given, looked for at the start.
         host: of the URLs, and allowed as a host meanwhile.
         port: 0 for a free one.
-        static: serve the files of `django.contrib.staticfiles`, where that is installed.
+        static: serve the files of `django.contrib.staticfiles`; where that is not installed, of STATIC_ROOT.
+        media: serve the files of MEDIA_ROOT at MEDIA_URL.
         settings: of the server. Where it listens is said by *host* and *port*.
 
     Attributes:
@@ -69,12 +69,14 @@ class LiveServer:
         host: str = "localhost",
         port: int = 0,
         static: bool = True,
+        media: bool = True,
         settings: Settings | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self._application = application
         self._static = static
+        self._media = media
         self._settings = settings if settings is not None else Settings(access_log="")
         self._until_stopped = ExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -119,9 +121,7 @@ class LiveServer:
             stack.callback(shared.close)
             shared.open()
             allow_memory()  # the site and its tests are one process
-            application = self._application or site.default_application()
-            if self._static and site.static_files_installed():
-                application = site.with_static_files(application)
+            application = self._with_files(self._application or site.default_application())
             sockets = development.open_sockets(self.host, self.port, ipv6=False, backlog=128)
             for sock in sockets:
                 stack.callback(sock.close)
@@ -137,6 +137,15 @@ class LiveServer:
                 raise self._error
             self.port = int(sockets[0].getsockname()[1])
             self._until_stopped = stack.pop_all()
+
+    def _with_files(self, application: ASGIApplication) -> ASGIApplication:
+        if self._media:
+            application = site.with_media_files(application)
+        if not self._static:
+            return application
+        if site.static_files_installed():
+            return site.with_static_files(application)
+        return site.with_collected_files(application)
 
     def stop(self) -> None:
         """Stop serving, and close the database connections that the site has opened."""
@@ -178,7 +187,8 @@ class _SharedConnections:
     def __init__(self) -> None:
         self._thread = threading.get_ident()
         self._ours: list[Any] = []
-        self._theirs: list[weakref.ref[Any]] = []
+        # By identity. Kept, because a thread that ends drops those that are in memory without closing them.
+        self._theirs: dict[int, Any] = {}
 
     def open(self) -> None:
         for connection in connections.all():
@@ -195,9 +205,8 @@ class _SharedConnections:
 
     def close(self) -> None:
         connection_created.disconnect(self._created)
-        for reference in self._theirs:
-            connection = reference()
-            if connection is not None and connection.connection is not None:
+        for connection in self._theirs.values():
+            if connection.connection is not None:
                 connection.inc_thread_sharing()
                 try:
                     # SQLite's wrapper keeps a connection to a database in memory: here ours does.
@@ -212,7 +221,7 @@ class _SharedConnections:
 
     def _created(self, connection: Any, **_: object) -> None:
         if threading.get_ident() != self._thread:
-            self._theirs.append(weakref.ref(connection))
+            self._theirs[id(connection)] = connection
         if _in_memory(connection):
             self._prepare(connection)
 
@@ -250,12 +259,13 @@ class LiveServerTestCase(DjangosTestCase):
 
     Attributes:
         host, port: where it listens; a free port by default.
-        serve_static: whether the files of `django.contrib.staticfiles` are served.
+        serve_static, serve_media: whether files are served, see LiveServer.
         application: ASGI 3; the site's own where None.
         server_thread: the LiveServer.
     """
 
     serve_static = True
+    serve_media = True
     application: ASGIApplication | None = None
     server_thread: LiveServer
 
@@ -265,7 +275,9 @@ class LiveServerTestCase(DjangosTestCase):
         application = cls.__dict__.get("application", cls.application)
         if isinstance(application, staticmethod):
             application = application.__func__
-        cls.server_thread = LiveServer(application, host=cls.host, port=cls.port, static=cls.serve_static)
+        cls.server_thread = LiveServer(
+            application, host=cls.host, port=cls.port, static=cls.serve_static, media=cls.serve_media
+        )
         cls.server_thread.start()
         cls.addClassCleanup(cls.server_thread.stop)
 

@@ -99,6 +99,7 @@ urlpatterns = [
     path("slow/", slow),
     path("items/", items),
     path("add/", add),
+    path("media/from-the-site/", index),
 ]
 """
 

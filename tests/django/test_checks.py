@@ -2,6 +2,7 @@
 The app's system checks, by `manage.py check`; and what a server process says of its site.
 """
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -110,11 +111,16 @@ def test_deployment_is_not_checked_unasked(tmp_path):
     assert messages(tmp_path, "ALLOWED_HOSTS = ['*']\n", environment=BEHIND) == set()
 
 
-@pytest.mark.parametrize("more", [(), ("--workers", "1")], ids=["embedded", "workers"])
+@pytest.mark.parametrize("more", [(), ("--workers", "2")], ids=["embedded", "workers"])
 def test_debug_in_a_server_process(tmp_path, more):
+    """Said once, whatever the number of workers, and of their successors."""
     project = make_project(tmp_path, "LOGGING = {'version': 1}\n")  # switches existing loggers off
     with serving("-p", "0", "mysite.asgi:application", *more, directory=project.directory) as server:
         server.stderr.wait_for(r"DEBUG is on in a server process.* check=daphne_like\.W006")
+        if more:
+            server.signal(signal.SIGHUP)
+            server.stderr.wait_for("all workers are new")
+    assert server.stderr.text.count("DEBUG is on") == 1
     project.replace("mysite/settings.py", "DEBUG = True", "DEBUG = False")
     with serving("-p", "0", "mysite.asgi:application", *more, directory=project.directory) as server:
         assert "DEBUG is on" not in server.stderr.text

@@ -14,7 +14,10 @@ from tests.django.projects import Project, make_project
 from tests.end_to_end.processes import ROOT
 
 TESTS = """
+import pathlib
+import tempfile
 import threading
+import urllib.error
 import urllib.request
 
 import websockets.sync.client
@@ -28,6 +31,15 @@ from shop.models import Item
 def get(url):
     with urllib.request.urlopen(url, timeout=20) as response:
         return response.read().decode()
+
+
+def status(url):
+    # of a refusal; None for an answer
+    try:
+        get(url)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
 
 
 class LiveTests(LiveServerTestCase):
@@ -91,12 +103,37 @@ class LiveTests(LiveServerTestCase):
             self.assertEqual(get(self.live_server_url + "/script-name/"), "/overridden")
 
 
-class NoStaticFiles(ChannelsLiveServerTestCase):
-    serve_static = False
+    def test_media(self):
+        # From wherever MEDIA_ROOT is in this test. What is not there is the site's to answer.
+        self.assertEqual(status(self.live_server_url + "/media/films/a%20film.bin"), 404)
+        for number in range(2):
+            with tempfile.TemporaryDirectory() as folder, override_settings(MEDIA_ROOT=folder):
+                content = bytes([number]) * 300_000
+                pathlib.Path(folder, "films").mkdir()
+                pathlib.Path(folder, "films", "a film.bin").write_bytes(content)
+                with urllib.request.urlopen(self.live_server_url + "/media/films/a%20film.bin") as response:
+                    self.assertEqual(response.read(), content)
+                    self.assertEqual(response.headers["content-length"], "300000")
+                for path in ("films/", "films", "none.bin", "../manage.py", "%2e%2e/manage.py", "a%00b"):
+                    self.assertEqual(status(self.live_server_url + "/media/" + path), 404)
+                self.assertEqual(get(self.live_server_url + "/media/from-the-site/"), "first version")
+        self.assertEqual(status(self.live_server_url + "/manage.py"), 404)
+
+    @override_settings(MEDIA_URL="", MEDIA_ROOT="")
+    def test_no_media(self):
+        self.assertEqual(get(self.live_server_url + "/"), "first version")
+        self.assertEqual(status(self.live_server_url + "/manage.py"), 404)
+
+
+class NoFiles(ChannelsLiveServerTestCase):
+    serve_static = serve_media = False
 
     def test_static_file(self):
-        with self.assertRaisesRegex(Exception, "404"):
-            get(self.live_server_url + "/static/shop/hello.txt")
+        self.assertEqual(status(self.live_server_url + "/static/shop/hello.txt"), 404)
+
+    def test_media(self):
+        with override_settings(MEDIA_ROOT=pathlib.Path.cwd()):
+            self.assertEqual(status(self.live_server_url + "/media/manage.py"), 404)
 
 
 async def tiny(scope, receive, send):
@@ -113,7 +150,11 @@ class AnotherApplication(LiveServerTestCase):
         self.assertEqual(get(self.live_server_url), "tiny")
 """
 
-SETTINGS = "CHANNEL_LAYERS = {'default': {'BACKEND': 'daphne_like.layers.ChannelLayer'}}\n"
+SETTINGS = """
+CHANNEL_LAYERS = {'default': {'BACKEND': 'daphne_like.layers.ChannelLayer'}}
+MEDIA_URL = 'media/'
+MEDIA_ROOT = BASE_DIR / 'no such folder'
+"""
 # Two transactions that have read and then want to write: SQLite would refuse one of them.
 IN_A_FILE = """
 DATABASES['default']['TEST'] = {'NAME': BASE_DIR / 'test.sqlite3'}
@@ -219,6 +260,33 @@ def project(tmp_path: Path) -> Project:
     return make_project(tmp_path, SETTINGS)
 
 
+WITHOUT_STATICFILES = """
+import pathlib
+import tempfile
+import urllib.request
+
+from django.test import override_settings
+
+from daphne_like.django.testing import LiveServerTestCase
+
+
+class Collected(LiveServerTestCase):
+    def test_static_file(self):
+        with tempfile.TemporaryDirectory() as folder, override_settings(STATIC_ROOT=folder):
+            pathlib.Path(folder, "hello.txt").write_text("collected")
+            with urllib.request.urlopen(self.live_server_url + "/static/hello.txt") as response:
+                self.assertEqual(response.read(), b"collected")
+"""
+
+
+def test_without_staticfiles_it_serves_what_was_collected(project):
+    """As Django's own LiveServerTestCase."""
+    project.replace("mysite/settings.py", '"django.contrib.staticfiles", ', "")
+    project.write("shop/tests.py", WITHOUT_STATICFILES)
+    done = project.run("test")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("database", ["in memory", "in a file"])
 def test_manage_py_test(project, database):
     if database == "in a file":
@@ -228,7 +296,7 @@ def test_manage_py_test(project, database):
     project.write("shop/tests.py", TESTS)
     done = project.run("test", environment={"PYTHONWARNINGS": "default::ResourceWarning"})
     assert done.returncode == 0, done.stderr
-    assert "Ran 9 tests" in done.stderr
+    assert "Ran 12 tests" in done.stderr
     assert "ResourceWarning" not in done.stderr, done.stderr
 
 

@@ -53,11 +53,15 @@ class _Connection(http.client.HTTPConnection):
 
 
 def connect(
-    where: int | str, *, tls: ssl.SSLContext | None = None, timeout: float = TIMEOUT
+    where: int | str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    timeout: float = TIMEOUT,
+    source: str = "127.0.0.1",
 ) -> socket.socket:
-    """A socket connected to a port on 127.0.0.1, or to a Unix socket's path."""
+    """A socket connected from *source* to a port on 127.0.0.1, or to a Unix socket's path."""
     if isinstance(where, int):
-        sock = socket.create_connection(("127.0.0.1", where), timeout)
+        sock = socket.create_connection(("127.0.0.1", where), timeout, (source, 0))
     else:
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(timeout)
@@ -128,11 +132,17 @@ class Load:
     out on a used connection and brought no byte back is sent again on a new one: RFC 9112 §9.3.1 lets a
     client do that with a GET. Anything else (a refused connection, half a response, a fresh connection closed
     without an answer, a status other than 200) is a failure.
+
+    Args:
+        headers: further ones of each request.
+        source: the address that they come from.
     """
 
     port: int
     clients: int
     target: str = "/"
+    headers: dict[str, str] = field(default_factory=dict)
+    source: str = "127.0.0.1"
     answered: int = 0
     repeated: int = 0
     failures: list[str] = field(default_factory=list)
@@ -142,7 +152,8 @@ class Load:
         await asyncio.gather(*(self._client(stop) for _ in range(self.clients)))
 
     async def _client(self, stop: asyncio.Event) -> None:
-        request = f"GET {self.target} HTTP/1.1\r\nHost: load\r\n\r\n".encode()
+        fields = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        request = f"GET {self.target} HTTP/1.1\r\nHost: load\r\n{fields}\r\n".encode()
         reader: asyncio.StreamReader | None = None
         writer: asyncio.StreamWriter | None = None
         try:
@@ -150,7 +161,9 @@ class Load:
                 used = writer is not None
                 if reader is None or writer is None:
                     try:
-                        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                        reader, writer = await asyncio.open_connection(
+                            "127.0.0.1", self.port, local_addr=(self.source, 0)
+                        )
                     except OSError as error:
                         self.failures.append(f"connecting: {error!r}")
                         return

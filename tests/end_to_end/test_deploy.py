@@ -118,6 +118,9 @@ SPOOFED = {
     "Daphne-Root-Path": "/evil",
     "X_Forwarded_For": "198.51.100.1",
 }
+CLAIMS = "".join(f"{name}: {value}\r\n" for name, value in SPOOFED.items())
+# An address of this machine too, and by default no trusted one.
+STRANGER = "127.0.0.2"
 
 
 @pytest.mark.needs("nginx")
@@ -165,11 +168,15 @@ def test_health_is_not_for_the_public(site: Site) -> None:
 @pytest.mark.needs("nginx")
 @pytest.mark.time_limit(240)
 async def test_four_kinds_of_traffic_while_workers_are_replaced(tmp_path: Path) -> None:
-    """Pages, an upload of 200 MB, Server-Sent Events, WebSockets, through rolling restarts: nothing is lost."""
+    """
+    Pages, an upload of 200 MB, Server-Sent Events, WebSockets, through rolling restarts: nothing is lost.
+
+    All of them come from an address that nobody trusts, and claim to come from others: nobody believes it.
+    """
     body = random_octets(1 << 20) * 200
     go_on = threading.Event()
     with site_on_a_unix_socket(tmp_path) as site:
-        pages = Load(site.port, 8)
+        pages = Load(site.port, 8, headers=SPOOFED, source=STRANGER)
         async with asyncio.TaskGroup() as group:
             stop = asyncio.Event()
             group.create_task(pages.run(stop))
@@ -192,12 +199,19 @@ async def test_four_kinds_of_traffic_while_workers_are_replaced(tmp_path: Path) 
         answer = json.loads(uploading.result())
         assert answer["size"] == len(body)
         assert answer["sha256"] == hashlib.sha256(body).hexdigest()
-        numbers, pids = streaming.result()
+        numbers, sources = streaming.result()
         assert numbers == list(range(1, len(numbers) + 1)), "no event is missing, and none came twice"
-        assert len(pids) >= 3
+        assert len(sources) >= 3
+        assert {client for _, client in sources} == {STRANGER.encode()}
         for lost, workers in [each.result() for each in talking]:
             assert lost == []
             assert len(workers) >= 3, "the sockets have outlived their workers"
+        assert answer["client"] == STRANGER
+        told = [json.loads(page) for page in pages.bodies]
+        assert {each["REMOTE_ADDR"] for each in told} == {STRANGER}
+        assert {(each["host"], each["scheme"], each["SCRIPT_NAME"]) for each in told} == {
+            ("load", "http", "")
+        }
         assert site.nginx.complaints == []
 
 
@@ -211,8 +225,8 @@ async def until(holds: Callable[[], object]) -> None:
 
 def upload(site: Site, body: bytes, go_on: threading.Event) -> bytes:
     """Send *body*, the last tenth of it when told to; the response's body."""
-    with connect(site.port, timeout=120) as client:
-        head = f"POST /upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    with connect(site.port, timeout=120, source=STRANGER) as client:
+        head = f"POST /upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{CLAIMS}"
         client.sendall(head.encode() + b"Connection: close\r\n\r\n")
         most = len(body) * 9 // 10
         client.sendall(memoryview(body)[:most])
@@ -223,12 +237,14 @@ def upload(site: Site, body: bytes, go_on: threading.Event) -> bytes:
         return rest
 
 
-async def follow_events(site: Site, stop: asyncio.Event) -> tuple[list[int], set[bytes]]:
-    """The numbers of the events, over one connection, and the processes that sent them."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+async def follow_events(site: Site, stop: asyncio.Event) -> tuple[list[int], set[tuple[bytes, bytes]]]:
+    """
+    The numbers of the events, over one connection; the processes that sent them, with whom they took us for.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port, local_addr=(STRANGER, 0))
     stream = b""
     try:
-        writer.write(b"GET /events/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        writer.write(f"GET /events/ HTTP/1.1\r\nHost: localhost\r\n{CLAIMS}\r\n".encode())
         while not stop.is_set():
             data = await asyncio.wait_for(reader.read(65536), 60)
             assert data, f"the stream ended: {stream[-200:]!r}"
@@ -236,8 +252,8 @@ async def follow_events(site: Site, stop: asyncio.Event) -> tuple[list[int], set
     finally:
         await leave(writer)
     # In chunks: what is between two events does not matter.
-    found = re.findall(rb"id: (\d+)\n(?:\r\n\w+\r\n)?data: (\d+)\n", stream)
-    return [int(number) for number, _ in found], {pid for _, pid in found}
+    found = re.findall(rb"id: (\d+)\n(?:\r\n\w+\r\n)?data: (\d+) (\S+)\n", stream)
+    return [int(number) for number, *_ in found], {(pid, client) for _, pid, client in found}
 
 
 async def talk(site: Site, stop: asyncio.Event) -> tuple[list[str], set[str]]:
@@ -245,13 +261,15 @@ async def talk(site: Site, stop: asyncio.Event) -> tuple[list[str], set[str]]:
     from websockets.asyncio.client import connect as connect_websocket
 
     lost, workers, number = [], set(), 0
-    async with connect_websocket(f"ws://127.0.0.1:{site.port}/chat") as socket:
+    async with connect_websocket(
+        f"ws://127.0.0.1:{site.port}/chat", local_addr=(STRANGER, 0), additional_headers=SPOOFED
+    ) as socket:
         while not stop.is_set():
             number += 1
             await socket.send(f"message {number}")
             pid, _, rest = str(await asyncio.wait_for(socket.recv(), 60)).partition(" ")
             workers.add(pid)
-            if rest != f"127.0.0.1 message {number}":
+            if rest != f"{STRANGER} message {number}":
                 lost.append(rest)
             await asyncio.sleep(0.005)  # a person's pace, a hundred times
     return lost, workers

@@ -13,6 +13,8 @@ RUN pip install --no-cache-dir -r requirements.txt
 COPY . .
 # Settings that are read for this alone; the real ones come with the container's environment.
 RUN SECRET_KEY=unused python manage.py collectstatic --noinput
+# For a socket in a volume, as in compose.yaml: the volume gets the owner of what it is put upon.
+RUN install -d -o 10001 /run/mysite
 USER 10001
 
 ENV DJANGO_SETTINGS_MODULE=mysite.settings

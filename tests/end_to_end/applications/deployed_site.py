@@ -46,24 +46,26 @@ def page(request: HttpRequest) -> JsonResponse:
 
 
 def upload(request: HttpRequest) -> JsonResponse:
-    """Size and digest of the body, read in pieces."""
+    """Size and digest of the body, read in pieces; and whose it is."""
     digest = hashlib.sha256()
     size = 0
     while piece := request.read(1 << 20):
         digest.update(piece)
         size += len(piece)
-    return JsonResponse({"pid": PID, "size": size, "sha256": digest.hexdigest()})
+    told = {"size": size, "sha256": digest.hexdigest(), "client": request.META["REMOTE_ADDR"]}
+    return JsonResponse({"pid": PID, **told})
 
 
 async def events(request: HttpRequest) -> StreamingHttpResponse:
     """Numbered events, on and on; a client that comes again gets what follows its last one."""
+    client = request.META["REMOTE_ADDR"]
     last = int(request.headers.get("Last-Event-ID", "0"))
 
     async def generate() -> AsyncIterator[str]:
         number = last
         while True:
             number += 1
-            yield f"id: {number}\ndata: {PID}\n\n"
+            yield f"id: {number}\ndata: {PID} {client}\n\n"
             await asyncio.sleep(0.01)
 
     return StreamingHttpResponse(generate(), content_type="text/event-stream")
