@@ -302,13 +302,13 @@ class HTTPStream:
         body = message.get("body", b"")
         if type(body) is not bytes:
             body = message_body(message)
-        if not message.get("more_body", False):
-            self._send_last(body)
-        else:
+        if message.get("more_body", False):
             transport = self._transport
             transport.connection.send_data(self.stream_id, body)
             self.state = BODY
             transport.flush_soon()
+        else:
+            self._send_last(body)
 
     def _send_last(self, data: bytes) -> None:
         transport = self._transport

@@ -30,14 +30,15 @@ def open_stream(event: RequestReceived, transport: StreamTransport) -> HTTPStrea
         context.requests += 1
         stream = HTTPStream(transport, event, http_scope(event, transport))
     context.running.add(stream)
-    if (
-        context.direct is not None
-        and event.end_stream
-        and type(stream) is HTTPStream
-        and context.direct(stream)
-    ):
-        return stream
-    if context.tells_departure:
-        offer_departure(stream)
+    if context.takes_shortcuts:
+        if (
+            context.direct is not None
+            and event.end_stream
+            and type(stream) is HTTPStream
+            and context.direct(stream)
+        ):
+            return stream
+        if context.tells_departure:
+            offer_departure(stream)
     stream.task = context.spawn(stream.run())
     return stream

@@ -21,22 +21,6 @@ __all__ = ["http_scope", "websocket_scope"]
 log = logging.getLogger(logs.SERVER)
 
 
-def http_scope(event: RequestReceived, transport: StreamTransport) -> dict[str, Any]:
-    """Scope of a request."""
-    return _scope(_HTTP[event.http_version], event, transport)
-
-
-def websocket_scope(
-    event: RequestReceived, transport: StreamTransport, subprotocols: list[str]
-) -> dict[str, Any]:
-    """Scope of a WebSocket handshake; *subprotocols* as the client offers them."""
-    scope = _scope(_WEBSOCKET, event, transport)
-    del scope["method"]
-    scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
-    scope["subprotocols"] = subprotocols
-    return scope
-
-
 def _template(kind: str, http_version: str, *extensions: str) -> dict[str, Any]:
     """What all scopes of a kind have in common. To copy a dict costs a fifth of making one key by key."""
     return {
@@ -67,7 +51,12 @@ _WEBSOCKET = _template("websocket", "1.1", "websocket.http.response")
 _PERCENT = ord("%")
 
 
-def _scope(template: dict[str, Any], event: RequestReceived, transport: StreamTransport) -> dict[str, Any]:
+def http_scope(
+    event: RequestReceived, transport: StreamTransport, template: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Scope of a request; *template*: what there is in it of another kind of scope."""
+    if template is None:
+        template = _HTTP[event.http_version]
     context = transport.context
     raw_path = event.raw_path
     if _PERCENT in raw_path:  # b"%" in raw_path asks first whether b"%" is a number, and fails slowly
@@ -100,6 +89,17 @@ def _scope(template: dict[str, Any], event: RequestReceived, transport: StreamTr
     if root_path and path not in (root_path, "*") and not path.startswith(root_path + "/"):
         scope["path"] = root_path + path
         scope["raw_path"] = quote(root_path).encode("ascii") + raw_path
+    return scope
+
+
+def websocket_scope(
+    event: RequestReceived, transport: StreamTransport, subprotocols: list[str]
+) -> dict[str, Any]:
+    """Scope of a WebSocket handshake; *subprotocols* as the client offers them."""
+    scope = http_scope(event, transport, _WEBSOCKET)
+    del scope["method"]
+    scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+    scope["subprotocols"] = subprotocols
     return scope
 
 

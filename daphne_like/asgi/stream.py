@@ -159,6 +159,7 @@ class ServerContext:
         draining: the server is stopping.
         tells_departure: scopes carry the extension of asgi.departure, for an application that asks for it.
         direct: the application's way around coroutines: asgi.direct.
+        takes_shortcuts: it has one of these two.
     """
 
     application: ASGIApplication
@@ -185,6 +186,7 @@ class ServerContext:
     proxy_headers: bool = field(init=False)
     tells_departure: bool = field(init=False)
     direct: Direct | None = field(init=False)
+    takes_shortcuts: bool = field(init=False)
     probes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -205,6 +207,7 @@ class ServerContext:
         self.proxy_headers = self.settings.proxy_headers
         self.tells_departure = getattr(self.application, "wants_departure", False)
         self.direct = direct_of(self.application)
+        self.takes_shortcuts = self.tells_departure or self.direct is not None
         probes = [path for path in (settings.health_path, settings.ready_path) if path]
         self.probes = (*probes, *(settings.root_path + path for path in probes))
 

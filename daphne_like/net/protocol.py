@@ -100,9 +100,8 @@ class ServerProtocol:
         self._tunnel: WebSocketStream | None = None
         self._wakeup: Wakeup | None = None
         self._read_paused = self._write_paused = False
-        self.flush_scheduled = False
+        self.flush_scheduled = self._in_head = False
         self._more_to_come = False  # the next pipelined request has just begun
-        self._in_head = False
         self._ending = _NOT
         self._unsent = 0  # what the transport held when we last looked whether a client reads
 
@@ -147,7 +146,7 @@ class ServerProtocol:
         elif connection.reads_head and not self._in_head and not connection.is_idle():
             self._in_head = True
             self._set_deadline()
-        if connection.has_more_to_read() and not self._read_paused:
+        if not self._read_paused and connection.has_more_to_read():
             self._regulate_reading()
 
     def readConnectionLost(self) -> None:
@@ -181,11 +180,7 @@ class ServerProtocol:
         self.transport = None
         self.context.unwatch(self)
         self._factory.connection_lost(self)
-        stream, self.stream, self._tunnel = self.stream, None, None
-        if stream is not None:
-            stream.client_left()
-        if self._wakeup is not None:
-            self._wakeup.wake()
+        self._leave_stream()
 
     def pauseProducing(self) -> None:
         """The kernel takes no more for now."""
@@ -211,39 +206,43 @@ class ServerProtocol:
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:
             if type(event) is RequestReceived:
-                self._begin(event)
-                if self._ending:
-                    return  # refused
-                if event.end_stream and not self._write_paused:
-                    self.deadline = NEVER
-                    return  # nothing follows before this is answered
-            elif type(event) is DataReceived:
-                stream = self.stream
-                if stream is not None and stream.stream_id == event.stream_id:
-                    stream.handle_data(event)
-                    if event.end_stream and not self._write_paused:
-                        self.deadline = NEVER
-                        return
+                context = self.context
+                self._in_head = False
+                if (context.draining or context.max_requests is not None) and self._is_refused(event):
+                    return
+                try:
+                    self.stream = open_stream(event, self)
+                except RemoteProtocolError as error:
+                    log.info("handshake refused", extra={"client": self.client, "reason": error.reason})
+                    text = error.reason.encode() + b"\n"
+                    self._answer_briefly(error.status_hint, text, refusal_headers(error.status_hint))
+                    return
+            elif (
+                type(event) is DataReceived
+                and (stream := self.stream) is not None
+                and stream.stream_id == event.stream_id
+            ):
+                stream.handle_data(event)
+            else:
+                continue
+            if event.end_stream and not self._write_paused:
+                self.deadline = NEVER
+                return  # nothing follows before this is answered
         self._set_deadline()
 
-    def _begin(self, event: RequestReceived) -> None:
+    def _is_refused(self, event: RequestReceived) -> bool:
+        """Whether there is no room for a request, or no time; then it is answered."""
         context = self.context
-        self._in_head = False
         if context.draining:
             self.connection.stop_keeping_alive()
-        if context.max_requests is not None and context.is_full_for(event):
+        if context.is_full_for(event):
             log.warning("refused a request: --max-concurrent-requests reached")
             self._answer_briefly(503, b"Too many requests\n", [(b"retry-after", RETRY_AFTER)])
-            return
-        if event.upgrade and context.draining:
+        elif event.upgrade and context.draining:
             self._answer_briefly(503, b"The server is stopping\n", [(b"retry-after", RETRY_AFTER)])
-            return
-        try:
-            self.stream = open_stream(event, self)
-        except RemoteProtocolError as error:
-            log.info("handshake refused", extra={"client": self.client, "reason": error.reason})
-            status = error.status_hint
-            self._answer_briefly(status, error.reason.encode() + b"\n", refusal_headers(status))
+        else:
+            return False
+        return True
 
     def response_ended(self) -> None:
         """The stream's response is complete: go on with the next request, or close."""
@@ -405,6 +404,10 @@ class ServerProtocol:
         self._ending = _GONE
         self.lost = True
         self.transport.abortConnection()
+        self._leave_stream()
+
+    def _leave_stream(self) -> None:
+        """The socket is gone, for whoever used it."""
         stream, self.stream, self._tunnel = self.stream, None, None
         if stream is not None:
             stream.client_left()
