@@ -11,8 +11,6 @@ Three things are regulated here, because only here all of it is known:
   stream that has more than the high-water mark there waits in drained().
 * Time. `deadline` is the earliest moment at which something could be late; deadline_passed() finds out what:
   a head, an idle connection, a body, a client that does not read, or a close that lingers.
-
-Twisted calls the methods in camelCase.
 """
 
 import logging
@@ -105,7 +103,7 @@ class ServerProtocol:
         self._ending = _NOT
         self._unsent = 0  # what the transport held when we last looked whether a client reads
 
-    # ---- called by Twisted, or the adapter of a loop's transport
+    # ---- called by Twisted, whence camelCase, or the adapter of a loop's transport
 
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
