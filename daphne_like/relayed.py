@@ -206,12 +206,14 @@ class _Places:
         if isinstance(layer, IPCChannelLayer) and layer.hub is not None:
             with layer.lock:
                 layer.hub.suspend(name)
+        self._relay.worker_suspended(name, True)
 
     def resume(self, name: str) -> None:
         layer = self._layer
         if isinstance(layer, IPCChannelLayer) and layer.hub is not None:
             with layer.lock:
                 layer.hub.resume(name)
+        self._relay.worker_suspended(name, False)
 
     def ended(self, name: str) -> None:
         self._relay.worker_ended(name)

@@ -29,7 +29,7 @@ adds itself to the same groups under the same label: stream_leaving() and stream
 import fnmatch
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, ClassVar, TypeVar
 
@@ -45,10 +45,17 @@ __all__ = [
     "ChannelFull",
     "MessageTooLarge",
     "current_stream",
+    "stream_will",
 ]
 
 current_stream: ContextVar[str] = ContextVar("current_stream", default="")
 """Label of the relayed stream whose application runs in this context; "" for none."""
+
+stream_will: ContextVar[Callable[[str, str | None], None] | None] = ContextVar("stream_will", default=None)
+"""
+Has the server of that stream keep (name, value) for the case that this process dies: then the layer is told in
+stream_inherited(), in the process where the stream goes on. None ends a name. May be called in any thread.
+"""
 
 _Error = TypeVar("_Error", bound=errors.LayerError)
 
@@ -256,6 +263,13 @@ class BaseChannelLayer:
         The session of a stream is over: hand over what its channels hold, if it was leaving.
 
         Called for every session that ends, and before others learn of the end.
+        """
+
+    def stream_inherited(self, stream: str, will: Mapping[str, str]) -> None:
+        """
+        A stream comes here because the process that had it has died, and this is what its layer has left.
+
+        Called before the application runs. See `stream_will`; layers whose hub sees members die need none.
         """
 
 

@@ -10,8 +10,9 @@ A packed list of messages is a head and the messages behind it, so that what was
 safe from later changes) leaves as one batch without being packed again.
 """
 
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -20,7 +21,7 @@ from daphne_like.errors import InvalidMessage, LayerError
 
 from .base import MessageTooLarge
 
-__all__ = ["MAX_MESSAGE", "join", "pack", "pack_message", "unpack", "unpack_tuples"]
+__all__ = ["MAX_MESSAGE", "Broadcast", "join", "pack", "pack_message", "unpack", "unpack_tuples"]
 
 # Octets, packed. The spec's own number.
 MAX_MESSAGE = 1024 * 1024
@@ -78,11 +79,78 @@ def unpack(data: bytes | memoryview) -> Any:
     Raises:
         LayerError: these octets are not one packed value.
     """
+    if isinstance(data, Broadcast):
+        return data.message()
     try:
         # Keys other than str are refused where a message enters, and only at its top.
         return _unpack(data, strict_map_key=False)
     except (TypeError, ValueError) as error:
         raise LayerError(f"octets that are no message: {error or type(error).__name__}") from error
+
+
+class Broadcast(bytes):
+    """
+    A packed message that many get in this process.
+
+    It is unpacked once. Then each gets a copy with containers of its own, which shares what nobody can change: a
+    third of the price. What is nested more than twice is unpacked each time.
+    """
+
+    _make: Callable[[], Any]
+
+    def message(self) -> Any:
+        """
+        Raises:
+            LayerError: as unpack().
+        """
+        try:
+            return self._make()
+        except AttributeError:
+            packed = bytes(self)
+            self._make = _copier(unpack(packed)) or functools.partial(unpack, packed)
+        return self._make()
+
+
+def _copier(template: Any) -> Callable[[], Any] | None:
+    """What makes copies of a message; None where that is no matter of two levels."""
+    if type(template) is not dict:
+        return None
+    nested: list[tuple[Any, Callable[[], Any]]] = []
+    for key, value in template.items():
+        if type(value) in _CONTAINERS:
+            if _is_flat(value):
+                nested.append((key, value.copy))
+            elif type(value) is list and all(type(row) is list and _is_flat(row) for row in value):
+                nested.append((key, functools.partial(_copy_rows, value)))
+            else:
+                return None
+    if not nested:
+        copy: Callable[[], Any] = template.copy
+        return copy
+
+    def make() -> Any:
+        message = template.copy()
+        for key, copy in nested:
+            message[key] = copy()
+        return message
+
+    return make
+
+
+_CONTAINERS = frozenset((dict, list))
+
+
+def _is_flat(container: Any) -> bool:
+    """Nothing in it could be changed."""
+    values = container.values() if type(container) is dict else container
+    return _CONTAINERS.isdisjoint(map(type, values))
+
+
+_copy_list = list.copy
+
+
+def _copy_rows(rows: list[list[Any]]) -> list[list[Any]]:
+    return list(map(_copy_list, rows))
 
 
 def unpack_tuples(data: bytes | memoryview) -> Any:

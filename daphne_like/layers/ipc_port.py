@@ -215,6 +215,9 @@ class IPCPort:
     def member_ended(self, address: str) -> None:
         """Its connection has told the hub."""
 
+    def member_suspended(self, address: str, suspended: bool) -> None:
+        """The hub's host has told it."""
+
     async def _open_at(self, hub: Hub, user: PortUser) -> None:
         port = _HubPort(hub, self._lock)
         await port.open(user)

@@ -29,6 +29,7 @@ from typing import Protocol
 from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
+from .codec import Broadcast
 from .gap import MAX_MESSAGES
 from .groups import owner_name
 from .member import End
@@ -93,7 +94,7 @@ class _Stream:
 
 class Mailbox:
     """
-    A member of a hub, without a port.
+    A member of a hub, without a port. Subclasses may look into its tables, under its lock.
 
     Args:
         name: the member's.
@@ -140,15 +141,7 @@ class Mailbox:
             ValueError: the channel is another process's.
         """
         with self._lock:
-            box = self._boxes.get(channel)
-            if box is None:
-                box = self._open_own(channel)
-            elif box.last is not None:
-                # Asking for the next one says that the last one was dealt with.
-                box.last = None
-            if box.messages or not box.prefix:
-                return self._next(box)
-        return None
+            return self._next(self._asked(channel))
 
     async def receive(self, channel: str) -> bytes:
         """
@@ -160,10 +153,10 @@ class Mailbox:
         """
         loop = asyncio.get_running_loop()
         with self._lock:
-            payload = self.take(channel)
+            box = self._asked(channel)
+            payload = self._next(box)
             if payload is not None:
                 return payload
-            box = self._boxes[channel]
             future = loop.create_future()
             box.waiters.append(future)
             self._begin_waiting(box, future)
@@ -183,6 +176,16 @@ class Mailbox:
                 future = loop.create_future()
                 box.waiters.appendleft(future)
                 self._begin_waiting(box, future)
+
+    def _asked(self, channel: str) -> _Box:
+        """The box that somebody asks for the next message of: the last one was dealt with."""
+        box = self._boxes.get(channel)
+        if box is None:
+            if "!" in channel and not self.owns(channel):
+                raise ValueError(f"{channel!r} is a channel of another process")
+            return self._open(channel)
+        box.last = None
+        return box
 
     def _next(self, box: _Box) -> bytes | None:
         messages = box.messages
@@ -256,8 +259,11 @@ class Mailbox:
 
     def deliver_group(self, group: str, payload: bytes, expires: float) -> None:
         with self._lock:
+            channels = self._groups.get(group, ())
+            if len(channels) > 1 and type(payload) is bytes:
+                payload = Broadcast(payload)
             item = (payload, expires, False, group)
-            for channel in self._groups.get(group, ()):
+            for channel in channels:
                 box = self._boxes.get(channel) or self._open(channel)
                 if len(box.messages) >= box.capacity and not self._drop_expired(box):
                     self.dropped += 1
@@ -270,6 +276,7 @@ class Mailbox:
         with self._lock:
             box = self._boxes.get(channel) or self._open(channel)
             box.messages.append((payload, expires, False, group))
+            box.capacity += 1  # it takes no room from what comes now
             if box.waiters:
                 self._wake(box)
 
@@ -461,11 +468,6 @@ class Mailbox:
     def _open(self, channel: str) -> _Box:
         box = self._boxes[channel] = _Box(channel, self._capacity_of(channel))
         return box
-
-    def _open_own(self, channel: str) -> _Box:
-        if "!" in channel and not self.owns(channel):
-            raise ValueError(f"{channel!r} is a channel of another process")
-        return self._open(channel)
 
     def _drop_expired(self, box: _Box) -> bool:
         messages, now = box.messages, self._clock()

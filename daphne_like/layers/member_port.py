@@ -141,6 +141,9 @@ class MemberPort:
     def member_ended(self, address: str) -> None:
         """Its connection has told the hub."""
 
+    def member_suspended(self, address: str, suspended: bool) -> None:
+        """The hub's host has told it."""
+
     # From the member.
 
     def deliver_post(self, sender: str, payload: bytes) -> None:

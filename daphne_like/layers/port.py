@@ -98,5 +98,13 @@ class Port(Protocol):
         Layers that cannot but notice at once do nothing. Else member_gone() follows, behind what it had said.
         """
 
+    def member_suspended(self, address: str, suspended: bool) -> None:
+        """
+        Say that the member at *address* is to get no offers, and that its process lives, though it may not say
+        so; or, where not *suspended*, that this is over.
+
+        Layers whose hub is told so by its host do nothing, nor do those that cannot.
+        """
+
     async def close(self) -> None:
         """Leave: others are told member_gone()."""

@@ -29,6 +29,7 @@ from daphne_like.relay.envelope import (
     HANDOFF,
     KEEPALIVE,
     LOST,
+    WILL,
 )
 from daphne_like.relay.foreign_port import port_of
 from daphne_like.relay.http_lease import HTTPLease
@@ -288,6 +289,8 @@ class RelayApplication:
                     lease.receive_handoff()
                 elif kind == KEEPALIVE:
                     lease.receive_keepalive(envelope[3], envelope[4])
+                elif kind == WILL and isinstance(lease, WebSocketLease):
+                    lease.receive_will(envelope[3], envelope[4])
                 elif kind != BOUND:
                     log.debug("unknown envelope", extra={"sender": sender, "kind": kind})
             except (IndexError, KeyError, TypeError, ValueError):
@@ -305,8 +308,8 @@ class RelayApplication:
         lease = self._leases.get(ref >> 16)
         if lease is not None and lease.ref == ref and lease.state is OPENING:
             lease.claimed(by)
-        elif lease is None or lease.ref != ref or lease.state is ENDED:
-            # Taken as it was withdrawn.
+        elif lease is None or lease.ref != ref or lease.state is ENDED or lease.worker != by:
+            # Taken as it was withdrawn, or by two.
             self._port.post(by, [CANCEL, ref >> 16, ref & 0xFFFF, LOST, ABNORMAL_CLOSURE])
 
     def offer_refused(self, ref: int) -> None:
@@ -356,6 +359,10 @@ class RelayApplication:
             held = self._leases.get(stream)
             if held is not None and held.worker == address and held.epoch == epoch:
                 held.worker_condemned(taken)
+
+    def worker_suspended(self, address: str, suspended: bool) -> None:
+        """The worker is stuck, and lives: it gets no new work; or it goes on."""
+        self._port.member_suspended(address, suspended)
 
     def worker_ended(self, address: str) -> None:
         """The process of the worker has ended: whoever started it knows that at once."""

@@ -11,6 +11,7 @@ post envelopes: lists whose first item, an int, is one of
     END       [5, stream, epoch, seq, taken, error, items]   worker -> server: the application has ended
     BOUND     [6, stream, epoch]                      worker -> server, foreign layers: I have this stream
     KEEPALIVE [7, stream, epoch, sent, granted]       both ways, foreign layers: this is all that I have sent
+    WILL      [8, stream, epoch, name, value]         worker -> server: for the next one, should I die
 
 `stream` counts in one server. `epoch` counts the workers that have had it: envelopes of another epoch than the
 present one are dropped. Unknown kinds and further fields at the end are ignored, so that neighbouring versions
@@ -58,11 +59,14 @@ KEEPALIVE. A layer that is not our own may lose an envelope after which nothing 
 each stream every few seconds the number of the last item and the sum of CREDIT that it has sent; a worker
 answers with its own. Envelopes keep their order, so that whoever finds less than that has lost something, and
 breaks the stream off. To a KEEPALIVE of a stream that it does not have, a worker answers with END and seq -1.
+
+WILL is the channel layer's business: what it says of a stream in one worker, its layer is told in the next, if
+there is a next one because the first died. See `stream_will` in layers/base.py. A value of None ends a name.
 """
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from daphne_like.asgi.messages import payload_size
@@ -87,6 +91,7 @@ __all__ = [
     "TIMEOUT",
     "VERSION",
     "WEBSOCKET_CHANNEL",
+    "WILL",
     "WINDOW",
     "Item",
     "Opening",
@@ -101,7 +106,7 @@ Item = Any  # str, bytes, None or a dict
 
 VERSION = 1
 
-EVENTS, CREDIT, HANDOFF, CANCEL, END, BOUND, KEEPALIVE = range(1, 8)
+EVENTS, CREDIT, HANDOFF, CANCEL, END, BOUND, KEEPALIVE, WILL = range(1, 9)
 
 SILENT, LOST, HANDED_OFF, TIMEOUT, GAP = "silent", "lost", "handoff", "timeout", "gap"
 
@@ -205,6 +210,7 @@ class Opening:
         credit: what may be sent, each way, before CREDIT comes.
         resume: "" at the first epoch; "drain" or "lost": how the epoch before ended.
         closes: a WebSocket that its server closes, at a time of its choice, where others are handed on.
+        will: what the lost worker's layer has left for this one's, by name.
     """
 
     stream: int
@@ -215,6 +221,7 @@ class Opening:
     credit: int
     resume: str
     closes: bool = False
+    will: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_opening(
@@ -227,7 +234,7 @@ def build_opening(
     credit: int = WINDOW,
     closes: bool = False,
 ) -> list[Any]:
-    """The list to offer; *scope*: the host's. See Opening."""
+    """The list to offer, to which a will may be added; *scope*: the host's. See Opening."""
     extensions = scope.get("extensions") or {}
     others = None if _KNOWN.issuperset(scope) else _others(scope)
     names = _crossing_names(tuple(extensions))
@@ -247,7 +254,10 @@ def read_opening(opening: Sequence[Any]) -> Opening:
         scope = _read_scope(*fields)
         if resume:
             scope["extensions"]["daphne_like.resume"] = {"epoch": epoch, "reason": resume}
-        return Opening(stream, epoch, scope, items, ended, credit, resume, closes)
+        found = Opening(stream, epoch, scope, items, ended, credit, resume, closes)
+        if len(opening) > 9:
+            found.will = dict(opening[9])
+        return found
     except (LookupError, TypeError, ValueError) as error:
         raise RelayError(f"not an opening: {error!r}") from error
 

@@ -137,6 +137,9 @@ class ForeignPort:
         if self._places[channel] > 0 and channel not in self._servers and self._reachable:
             self._servers[channel] = self._start(self._receive_offers(channel))
 
+    def member_suspended(self, address: str, suspended: bool) -> None:
+        """Not possible. A worker that is stuck takes nothing by itself."""
+
     def member_ended(self, address: str) -> None:
         """See Port."""
         if self._loop is not None and address in self._heard:

@@ -82,7 +82,7 @@ class Lease:
         entries: what the worker has said, for deliver(); an Inflow among them begins an epoch.
         client_lost: nobody is there to deliver to.
         verdict: see above; "" while it goes on.
-        resume: how the epoch before has ended, as in openings.
+        resume, will: how the epoch before has ended, and what its worker left; as in openings.
     """
 
     channel = ""
@@ -90,12 +90,10 @@ class Lease:
     # Most of what a stream may come to never happens to a small request: the values to begin with are here.
     state = OPENING
     epoch = 1
-    worker = ""
     deadline = NEVER
-    verdict = ""
-    resume = ""
-    closes = False
-    client_lost = False
+    worker = verdict = resume = ""
+    will: dict[str, str] | None = None
+    closes = client_lost = False
     waiter: Waiter | None = None
     feed_waiter: Waiter | None = None
     offered = False
@@ -150,6 +148,8 @@ class Lease:
         opening = build_opening(
             self.stream, self.epoch, self.scope, items, ended, self.resume, keeper.terms.window, self.closes
         )
+        if self.will and self.resume == "lost":
+            opening.append(self.will)
         keeper.offer(self, opening, limit)
 
     def _first_items(self) -> tuple[list[Item], bool]:

@@ -19,7 +19,7 @@ What has come and is not taken is bounded by the credit that the server was give
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from daphne_like import logs
@@ -79,6 +79,9 @@ class SessionHost(Protocol):
         """See BaseChannelLayer."""
 
     def stream_left(self, label: str) -> None:
+        """See BaseChannelLayer."""
+
+    def stream_inherited(self, label: str, will: Mapping[str, str]) -> None:
         """See BaseChannelLayer."""
 
     def session_stopped(self) -> None:

@@ -37,6 +37,9 @@ POLICY_VIOLATION = 1008
 # A message that has been with so many workers as they died is not given to another.
 MAX_DEATHS = 5
 
+# Names in a will; beyond that they are not kept.
+MAX_WILL = 1000
+
 
 class WebSocketLease(Lease):
     """
@@ -146,6 +149,15 @@ class WebSocketLease(Lease):
         self._took(taken)
         super().receive_end(seq, taken, error, items)
 
+    def receive_will(self, name: str, value: str | None) -> None:
+        """WILL: what the next worker's layer is told, should this worker die."""
+        if self.will is None:
+            self.will = {}
+        if value is None:
+            self.will.pop(name, None)
+        elif name in self.will or len(self.will) < MAX_WILL:
+            self.will[name] = value
+
     def _application_ended(self, error: str) -> None:
         if self.state is RELEASING and not self._is_closing:
             self._move("drain")
@@ -191,6 +203,8 @@ class WebSocketLease(Lease):
             super().layer_lost()
 
     def _move(self, reason: str) -> None:
+        if reason == "drain":
+            self.will = None  # the worker has handed over by itself
         self._reopen(reason, self.keeper.terms.resume_timeout)
 
     def claimed(self, worker: str) -> None:

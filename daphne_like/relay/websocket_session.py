@@ -13,7 +13,9 @@ the next worker should this one die, and everything else is.
 """
 
 import asyncio
+import contextlib
 import logging
+from asyncio import _get_running_loop as running_loop
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -21,9 +23,9 @@ from typing import Any
 from daphne_like import logs
 from daphne_like.asgi.stream import came_from_departure
 from daphne_like.errors import ClientDisconnected
-from daphne_like.layers.base import current_stream
+from daphne_like.layers.base import current_stream, stream_will
 from daphne_like.relay.conversation import CLOSED, CLOSING, DENIAL, HANDSHAKE, OPEN, WebSocketConversation
-from daphne_like.relay.envelope import GAP, HANDED_OFF, HANDOFF, TIMEOUT, Opening
+from daphne_like.relay.envelope import GAP, HANDED_OFF, HANDOFF, TIMEOUT, WILL, Opening
 from daphne_like.relay.session import UNFINISHED, Session, SessionHost
 from daphne_like.relay.window import Inflow
 from daphne_like.typing import Message
@@ -55,6 +57,8 @@ class WebSocketSession(Session):
         self._inflow = Inflow(opening.credit)
         if opening.items:
             self._arrived(self._inflow.arrive(1, opening.items))
+        if opening.will:
+            host.stream_inherited(self.label, opening.will)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -119,6 +123,8 @@ class WebSocketSession(Session):
         """Call the application, and see to it that its session ends with it."""
         self._started = True
         current_stream.set(self.label)
+        loop = asyncio.get_running_loop()
+        stream_will.set(lambda name, value: self._say_will(loop, name, value))
         try:
             await self._host.application(self.scope, self.receive, self.send)
         except BaseException as raised:
@@ -198,6 +204,14 @@ class WebSocketSession(Session):
             if self.conversation.state is CLOSED:
                 self._watch_departed()
             self._wake()
+
+    def _say_will(self, loop: asyncio.AbstractEventLoop, name: str, value: str | None) -> None:
+        """The layer says something for the case that this process dies. In any thread."""
+        if running_loop() is not loop:
+            with contextlib.suppress(RuntimeError):  # closed: the process ends by itself
+                loop.call_soon_threadsafe(self._say_will, loop, name, value)
+        elif not self._orphaned:
+            self._host.post(self.server, [WILL, self.stream, self.epoch, name, value])
 
     # ---- endings
 

@@ -20,7 +20,7 @@ import fnmatch
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from daphne_like import logs
@@ -132,6 +132,9 @@ class Worker:
             self._runners = [ChannelRunner(application, layer_or_port, name) for name in settings.channels]
         self._leaving: Callable[[str], None] | None = getattr(layer_or_port, "stream_leaving", None)
         self._left: Callable[[str], None] | None = getattr(layer_or_port, "stream_left", None)
+        self._inherited: Callable[[str, Mapping[str, str]], None] | None = getattr(
+            layer_or_port, "stream_inherited", None
+        )
 
     # ---- life
 
@@ -446,6 +449,11 @@ class Worker:
         """Have the layer hand over what the stream's channels still hold."""
         if self._left is not None:
             self._left(label)
+
+    def stream_inherited(self, label: str, will: Mapping[str, str]) -> None:
+        """Tell the layer what a lost worker's has left for it."""
+        if self._inherited is not None:
+            self._inherited(label, will)
 
     def session_stopped(self) -> None:
         """One more that is not waited for."""

@@ -213,6 +213,9 @@ class ExchangePort:
     def member_ended(self, address: str) -> None:
         """kill() tells everybody at once."""
 
+    def member_suspended(self, address: str, suspended: bool) -> None:
+        """Nobody is ever stuck."""
+
     def flush(self) -> None:
         """Send what waits for the end of the turn now."""
         outgoing = self._outgoing

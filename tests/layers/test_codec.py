@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from daphne_like.errors import InvalidMessage, LayerError
 from daphne_like.layers.base import TOO_LARGE_ERRORS, MessageTooLarge
-from daphne_like.layers.codec import MAX_MESSAGE, join, pack, pack_message, unpack
+from daphne_like.layers.codec import MAX_MESSAGE, Broadcast, join, pack, pack_message, unpack
 
 PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
 VALUES = st.recursive(
@@ -102,3 +102,43 @@ def test_threads_do_not_share_a_packer():
     for thread in threads:
         thread.join(10)
     assert sorted(unpack(payload)[1]["name"] for payload in packed) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "flat", "text": "a", "octets": b"b", "number": 1, "nothing": None, "yes": True, "half": 0.5},
+        {"type": "lists", "names": ["a", "b"], "facts": {"a": 1}, "none": [], "empty": {}},
+        {"type": "rows", "headers": [[b"a", b"b"], [b"c", b"d"]]},
+        {"type": "deep", "tree": {"a": [1, {"b": []}]}, "rows": [[1], {"a": 2}]},
+        {"type": "mixed", "rows": [[1], 2]},
+        {},
+    ],
+    ids=lambda message: message.get("type", "empty"),
+)
+def test_what_many_get_is_everybodys_own(message):
+    packed = pack_message(message)
+    broadcast = Broadcast(packed)
+    assert broadcast == packed
+    for _ in range(3):
+        got = unpack(broadcast)
+        assert got == unpack(packed) == message
+        spoil(got)
+
+
+def spoil(value):
+    """Change all that can be changed."""
+    values = value.values() if isinstance(value, dict) else value
+    for each in list(values):
+        if isinstance(each, (dict, list)):
+            spoil(each)
+    if isinstance(value, dict):
+        value.clear()
+        value["spoilt"] = True
+    else:
+        value[:] = ["spoilt"]
+
+
+def test_a_broadcast_of_garbage_is_a_layer_error():
+    with pytest.raises(LayerError):
+        unpack(Broadcast(b"\xc1"))

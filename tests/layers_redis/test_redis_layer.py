@@ -33,6 +33,15 @@ async def until(condition, timeout=5):
             await asyncio.sleep(0.02)
 
 
+def seen_away(*layers):
+    """That all of them have noticed that the engine is gone."""
+
+    async def holds():
+        return not any(layer._member.engine.connected for layer in layers)
+
+    return holds
+
+
 # -- homes -----------------------------------------------------------------------------------------
 
 
@@ -201,10 +210,9 @@ async def test_engine_back_empty(tmp_path):
             await one.group_add("g", channel)
             reader = asyncio.ensure_future(receive(one, "shared", 20))
             server.kill()
+            await until(seen_away(one, other))
             sending = asyncio.ensure_future(other.send(channel, numbered(1)))
-            await asyncio.sleep(0.3)
-            assert not sending.done()
-            server.start()
+            await asyncio.to_thread(server.start)
             begun = time.monotonic()
             await sending
             assert await receive(one, channel) == 1
@@ -245,7 +253,7 @@ async def test_engine_paused(tmp_path):
             await one.group_add("g", channel)
             server.pause()
             sending = [asyncio.ensure_future(other.group_send("g", numbered(n))) for n in range(5)]
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # that long it is paused
             assert not any(each.done() for each in sending)
             server.resume()
             await asyncio.gather(*sending)

@@ -8,7 +8,7 @@ import pytest
 
 from daphne_like.errors import LayerUnavailable
 from daphne_like.layers.encryption import Encryption
-from daphne_like.layers.redis import offering, port, presence
+from daphne_like.layers.redis import doubts, offering, port, presence
 from daphne_like.layers.redis.hosts import parse
 from daphne_like.layers.redis.port import RedisPort
 from daphne_like.layers.redis.topology import topology_of
@@ -154,11 +154,13 @@ async def test_an_offer_that_went_down_with_a_worker_is_found(server, monkeypatc
         assert user.told == []
 
 
-async def test_offers_of_the_dead_are_dropped(server):
+async def test_offers_of_the_dead_are_dropped(server, monkeypatch):
+    monkeypatch.setattr(doubts, "PATIENCE", 0.2)
     async with joined(server) as (near, _), joined(server) as (far, far_user):
         near.offer("c", 1, ["x"], 0)
         await until(lambda: server.cli("LLEN", "asgi:offers:{c.0}") == 1)
         server.cli("SET", f"asgi:port:{{{near.address}}}", "0", "PX", 10_000)
+        await near._presence._inbox.stop()
         far.serve("c", 1)
         await until(lambda: server.cli("LLEN", "asgi:offers:{c.0}") == 0)
         async with joined(server) as (other, _):

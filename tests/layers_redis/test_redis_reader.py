@@ -180,6 +180,22 @@ async def test_stop_where_unblocking_is_forbidden(redis: RedisServer) -> None:
         assert time.monotonic() - began < 2.9
 
 
+async def test_an_answer_that_is_late_is_looked_for_once_more(redis: RedisServer) -> None:
+    """A process that stood still finds it in its socket, and lost is only what nobody answers."""
+    async with engine_on(redis.url, send_timeout=0.5) as engine:
+        box = Box(engine)
+        await until(lambda: box.reader._asked)
+        box.reader._asked_at -= 100
+        box.reader._look_after()
+        await push(engine, "late")
+        await box.has(1)
+        await until(lambda: box.reader._asked)
+        box.reader._asked_at -= 100
+        box.reader._look_after()
+        box.reader._look_after()
+        await until(lambda: box.back == 1)
+
+
 async def test_stop_while_nobody_is_there(redis: RedisServer) -> None:
     async with engine_on(redis.url) as engine:
         redis.kill()

@@ -17,7 +17,7 @@ import pytest
 from daphne_like.errors import LayerUnavailable
 from daphne_like.layers.redis.engine import Engine, ReplyLost
 from daphne_like.layers.redis.reader import Reader
-from daphne_like.layers.redis.scripts import PUSH_INBOX
+from daphne_like.layers.redis.scripts import ADMIT_INBOX
 from tests.layers_redis.redis_clusters import Member, RedisCluster, engine, redis_cluster, sentinel_site
 from tests.layers_redis.redis_engines import Told, engine_on, until
 
@@ -72,8 +72,8 @@ class Flow:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
-            args = ["counter", 1000000, 60000, 1, b"M%d" % number]
-            await self.sender.run(PUSH_INBOX, self.tag, self._keys, args)
+            given = [b"8 octetsM%d" % number], ["1", 1, "counter", 1000000, 60000, 1]
+            await self.sender.push(self.tag, self._keys, ADMIT_INBOX, lambda: given)
         except ReplyLost:
             self.unknown.append(number)
         except LayerUnavailable as error:
@@ -114,8 +114,8 @@ class Flow:
 async def flows(url: str, tags: Sequence[str], *, told: Told | None = None) -> AsyncIterator[list[Flow]]:
     """One for each of *tags*, between two engines."""
     async with (
-        engine_on(url, scripts=[PUSH_INBOX], told=told) as sender,
-        engine_on(url, scripts=[PUSH_INBOX]) as receiver,
+        engine_on(url, scripts=[ADMIT_INBOX], told=told) as sender,
+        engine_on(url, scripts=[ADMIT_INBOX]) as receiver,
     ):
         made = [Flow(sender, receiver, tag) for tag in tags]
         try:
@@ -328,8 +328,8 @@ async def test_one_shard_is_gone() -> None:
         hosts = [first.url, second.url]
         told = Told()
         async with (
-            engine_on(*hosts, scripts=[PUSH_INBOX], told=told) as sender,
-            engine_on(*hosts, scripts=[PUSH_INBOX]) as receiver,
+            engine_on(*hosts, scripts=[ADMIT_INBOX], told=told) as sender,
+            engine_on(*hosts, scripts=[ADMIT_INBOX]) as receiver,
         ):
             tags = [
                 next(tag for tag in map(str, range(100)) if sender.topology.node_of(tag) == server.address)

@@ -17,7 +17,7 @@ from daphne_like.relay.keeper import (
     RELEASING,
     UNAVAILABLE,
 )
-from daphne_like.relay.websocket_lease import MAX_DEATHS
+from daphne_like.relay.websocket_lease import MAX_DEATHS, MAX_WILL
 from tests.relay.leases import (
     ACCEPT,
     FakeKeeper,
@@ -524,3 +524,51 @@ def test_credit_of_an_epoch_that_is_over_is_not_given(keeper):
     lease.claimed("w2")
     deliver(lease)
     assert keeper.take_posted() == []
+
+
+# ---- what a dead worker has left
+
+
+def test_a_will_goes_with_the_stream_when_its_worker_dies(keeper):
+    lease = open_socket(keeper)
+    lease.receive_will("g", "c1")
+    lease.receive_will("h", "c1")
+    lease.receive_will("h", None)
+    lease.worker_gone()
+    opening = keeper.take_offer()
+    assert (opening.resume, opening.will) == ("lost", {"g": "c1"})
+
+
+def test_a_will_stands_until_the_next_worker_says_something_else(keeper):
+    lease = open_socket(keeper)
+    lease.receive_will("g", "c1")
+    lease.receive_will("h", "c1")
+    lease.worker_gone()
+    keeper.take_offer()
+    lease.claimed("w2")
+    lease.receive_will("g", "c2")
+    lease.worker_gone()
+    keeper.advance(lease, 5)
+    assert keeper.take_offer().will == {"g": "c2", "h": "c1"}
+
+
+def test_a_worker_that_hands_over_leaves_no_will(keeper):
+    lease = open_socket(keeper)
+    lease.receive_will("g", "c1")
+    lease.receive_handoff()
+    end(lease)
+    opening = keeper.take_offer()
+    assert (opening.resume, opening.will) == ("drain", {})
+    lease.claimed("w2")
+    lease.worker_gone()
+    keeper.advance(lease, 5)
+    assert keeper.take_offer().will == {}
+
+
+def test_a_will_has_a_bound(keeper):
+    lease = open_socket(keeper)
+    for number in range(MAX_WILL + 1):
+        lease.receive_will(f"g{number}", "c")
+    lease.receive_will("g0", "d")
+    assert len(lease.will) == MAX_WILL
+    assert lease.will["g0"] == "d"

@@ -1,13 +1,15 @@
 """WebSockets in a worker: what their applications receive and send, handoffs, and what was taken."""
 
+import threading
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from daphne_like.errors import ClientDisconnected, InvalidMessage, UnexpectedMessage
-from daphne_like.layers.base import current_stream
+from daphne_like.layers.base import current_stream, stream_will
 from daphne_like.layers.codec import pack
-from daphne_like.relay.envelope import CREDIT, EVENTS, LOST, SILENT, TIMEOUT, WINDOW, item_cost
+from daphne_like.relay.envelope import CREDIT, EVENTS, LOST, SILENT, TIMEOUT, WILL, WINDOW, item_cost
 from tests.asgi.conversation import Puppet, message, sentences
 from tests.relay.workers import at_work
 
@@ -371,6 +373,9 @@ class GroupLayer:
     def stream_left(self, label: str) -> None:
         self.told.append(("left", label))
 
+    def stream_inherited(self, label: str, will: Mapping[str, str]) -> None:
+        self.told.append(("inherited", label, will))
+
 
 def test_layer_keeps_group_messages_from_the_cancel_to_the_end():
     layer = GroupLayer()
@@ -405,3 +410,27 @@ def test_label_is_the_same_at_every_epoch_and_requests_have_none():
         shop.request()
         assert labels[0] == labels[1] != ""
         assert labels[2] == ""
+
+
+def test_what_the_layer_leaves_goes_to_the_server_and_to_the_next_layer():
+    """Said in a thread of the application's, too: then at the loop's next turn."""
+    layer = GroupLayer()
+
+    async def application(scope, receive, send):
+        await send(message("websocket.accept"))
+        tell = stream_will.get()
+        tell("g", "c")
+        thread = threading.Thread(target=tell, args=("h", None))
+        thread.start()
+        thread.join()
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    with at_work(application, layer=layer) as shop:
+        stream = shop.websocket(will={"g": "before"})
+        label = f"{shop.server.port.address}.{stream.number}"
+        assert layer.told == [("inherited", label, {"g": "before"})]
+        said = [envelope for batch in shop.server.batches for envelope in batch if envelope[0] == WILL]
+        assert said == [[WILL, stream.number, 1, "g", "c"], [WILL, stream.number, 1, "h", None]]
+        stream.release()
+    assert stream_will.get() is None

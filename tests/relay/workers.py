@@ -12,7 +12,7 @@ What the tests of workers share: a worker on an exchange, and a server that a te
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daphne_like.relay.envelope import (
@@ -162,6 +162,7 @@ class PlayedServer:
         number: int = 0,
         credit: int = WINDOW,
         closes: bool = False,
+        will: Mapping[str, str] | None = None,
         **changes: Any,
     ) -> Stream:
         stream = Stream(self, number or next(self._numbers), epoch)
@@ -169,6 +170,8 @@ class PlayedServer:
         self.streams[stream.number, epoch] = stream
         scope = crossing(kind, **changes)
         opening = build_opening(stream.number, epoch, scope, list(items), ended, resume, credit, closes)
+        if will is not None:
+            opening.append(will)
         channel = HTTP_CHANNEL if kind == "http" else WEBSOCKET_CHANNEL
         self.port.offer(channel, stream.number, opening, 0)
         self.loop.settle()

@@ -11,14 +11,17 @@ import asyncio
 import collections
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final, cast
 
 from daphne_like.errors import LayerError
 
 from .connection import pack
 from .scripts import Script
 
-__all__ = ["Backlog", "Call"]
+__all__ = ["LEAD", "Backlog", "Call", "Words"]
+
+# What a command is, given when it is written.
+Words = Callable[[], tuple[Any, ...] | bytes]
 
 
 class Call:
@@ -26,10 +29,11 @@ class Call:
     Something asked of a node.
 
     Args:
-        words: of the command; or what gives them when they are written for the first time.
+        words: of the command; or what gives them when they are written for the first time, packed or not.
         tag: of its keys. None: a lane's own, which nobody waits for.
         deadline: loop time at which it fails.
         script: that it calls.
+        in_transaction: it is four commands (MULTI, RPUSH, EVALSHA, EXEC), and its reply is the script's.
 
     Attributes:
         asking: ASKING has to precede it: the slot is on its way.
@@ -38,20 +42,33 @@ class Call:
         octets: that it was counted with.
     """
 
-    __slots__ = ("_words", "asking", "deadline", "future", "hops", "octets", "packed", "script", "tag")
+    __slots__ = (
+        "_words",
+        "asking",
+        "deadline",
+        "future",
+        "hops",
+        "in_transaction",
+        "octets",
+        "packed",
+        "script",
+        "tag",
+    )
 
     def __init__(
         self,
-        words: tuple[Any, ...] | Callable[[], tuple[Any, ...]],
+        words: "tuple[Any, ...] | Words",
         tag: str | None,
         future: "asyncio.Future[Any]",
         deadline: float,
         script: Script | None = None,
+        in_transaction: bool = False,
     ) -> None:
         self.tag = tag
         self.future = future
         self.deadline = deadline
         self.script = script
+        self.in_transaction = in_transaction
         self.asking = False
         self.hops = 0
         if callable(words):
@@ -63,7 +80,8 @@ class Call:
 
     def encode(self) -> bytes:
         """Once, if it was not packed from the beginning."""
-        self.packed = pack(self._words())
+        words = self._words()
+        self.packed = words if isinstance(words, bytes) else pack(words)
         return self.packed
 
     def fail(self, error: LayerError) -> None:
@@ -71,6 +89,17 @@ class Call:
             self.future.set_exception(error)
             # Who did not want to know is not told by asyncio either.
             self.future.exception()
+
+
+class _Nobody:
+    """In place of a future: nobody waits for it."""
+
+    def done(self) -> bool:
+        return True
+
+
+# Among calls under way: stands for a reply that comes before that of a transaction.
+LEAD: Final = Call((), None, cast("asyncio.Future[Any]", _Nobody()), float("inf"))
 
 
 class Backlog:

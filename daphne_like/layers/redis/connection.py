@@ -39,6 +39,7 @@ NEVER_DONE: Final = {
     "ASK": "the slot moves to another node",
     "BUSY": "busy with somebody's script",
     "CLUSTERDOWN": "the cluster is down",
+    "EXECABORT": "refused a part of a transaction",
     "LOADING": "loading its data",
     "MASTERDOWN": "a replica without its master",
     "MISCONF": "refuses writes, as it cannot persist them",

@@ -11,11 +11,13 @@ import struct
 import threading
 import time
 from asyncio import _get_running_loop as running_loop
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+from ..codec import Broadcast
 from ..mailbox import Mailbox
 from ..member import End
+from .keys import STAMP
 
 __all__ = ["DoorUser", "Fetched", "RedisDoor", "RedisMailbox", "Told", "expiry_of"]
 
@@ -37,7 +39,7 @@ class Fetched(bytes):
     place: int
 
 
-class Told(bytes):
+class Told(Broadcast):
     """
     The payload of a group's message.
 
@@ -109,8 +111,13 @@ class RedisDoor:
             taken[prefix] += count
         else:
             taken[prefix] = count
-            if len(taken) == 1:
-                self._poke()
+            self._poke()
+
+    def took_elements(self, end: End, elements: list[bytes]) -> None:
+        """Elements of the inbox that nobody is to get: those that were counted count no more."""
+        for element in elements:
+            if element[STAMP : STAMP + 1] == b"M":
+                self.took(end, element[STAMP + 1 : element.find(b"!", STAMP) + 1].decode(), 1)
 
     def group_add(self, end: End, group: str, channel: str, stream: str = "") -> None:
         """Memberships are registered by their own module."""
@@ -144,7 +151,16 @@ class RedisDoor:
 
 
 class RedisMailbox(Mailbox):
-    """A mailbox whose hub is an engine: what it holds can be asked for."""
+    """
+    A mailbox whose hub is an engine: what it holds can be asked for.
+
+    Attributes:
+        inherited: label -> will, of streams that came here because their process had died.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.inherited: dict[str, Mapping[str, str]] = {}
 
     def held(self) -> dict[str, int]:
         """prefix -> counted messages that are here."""

@@ -14,13 +14,18 @@ from typing import Any, Protocol
 
 from daphne_like.errors import LayerUnavailable
 
-from .backlog import Call
-from .lane import Lane, ReplyLost
+from .backlog import Call, Words
+from .connection import pack
+from .lane import Lane
+from .lane_user import ReplyLost
 from .reader import Reader, surviving
 from .scripts import Script
 from .topology import Topology
 
 __all__ = ["MAX_PENDING", "Engine", "EngineUser", "ReplyLost"]
+
+MULTI = pack(("MULTI",))
+EXEC = pack(("EXEC",))
 
 # Octets of calls that wait.
 MAX_PENDING = 64 * 1024 * 1024
@@ -198,8 +203,38 @@ class Engine:
             return self._ask(words, tag, script)
         return self._ask(("EVALSHA", script.sha, len(keys), *keys, *args), tag, script)
 
+    def push(
+        self,
+        tag: str,
+        keys: Sequence[str],
+        script: Script,
+        given: Callable[[], tuple[Sequence[bytes], Sequence[Any]]],
+    ) -> "asyncio.Future[Any]":
+        """
+        Append elements to the list that is the first of *keys*, and have *script* admit them: see scripts.
+
+        Args:
+            given: gives elements and the script's arguments; called once when they are written. Until then their
+                octets are not counted: see reserve().
+
+        Returns:
+            a future of the script's reply, as run() does. Where the engine has lost *script*, which is one of
+            those that are loaded at each connect, all are admitted this once.
+        """
+
+        def words() -> bytes:
+            elements, args = given()
+            pushed = pack(("RPUSH", keys[0], *elements))
+            return b"".join((MULTI, pushed, pack(("EVALSHA", script.sha, len(keys), *keys, *args)), EXEC))
+
+        return self._ask(words, tag, script, in_transaction=True)
+
     def command(self, tag: str, *words: Any) -> "asyncio.Future[Any]":
         """The same for a command, whose keys are all of *tag*."""
+        return self._ask(words, tag, None)
+
+    def command_later(self, tag: str, words: Words) -> "asyncio.Future[Any]":
+        """The same for one whose words are known when they are written: *words* is called once, then."""
         return self._ask(words, tag, None)
 
     def nodes(self) -> Sequence[str]:
@@ -242,13 +277,16 @@ class Engine:
 
     def _ask(
         self,
-        words: tuple[Any, ...] | Callable[[], tuple[Any, ...]],
+        words: tuple[Any, ...] | Words,
         tag: str,
         script: Script | None,
         node: str | None = None,
+        *,
+        in_transaction: bool = False,
     ) -> "asyncio.Future[Any]":
         loop = self._loop
-        call = Call(words, tag, loop.create_future(), loop.time() + self.send_timeout, script)
+        deadline = loop.time() + self.send_timeout
+        call = Call(words, tag, loop.create_future(), deadline, script, in_transaction)
         if self.closed:
             call.fail(LayerUnavailable("redis: the layer was closed"))
         elif self.pending + call.octets > self.max_pending and not self._returning:

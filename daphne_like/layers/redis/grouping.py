@@ -24,7 +24,7 @@ from ..groups import owner_name
 from .engine import Engine
 from .handoff import Handoffs
 from .keys import Keys
-from .lane import ReplyLost
+from .lane_user import ReplyLost
 from .memberships import ENTRY_LIFETIME, JOIN, LEAVE, Memberships
 from .outbox import Outbox
 from .scripts import GROUP_JOIN, GROUP_MEMBERS
@@ -185,13 +185,13 @@ class Grouping:
             name = entry[1:].decode()
             try:
                 if entry[0] == _PROCESS:
-                    answers.append(("inbox_full", self._outbox.to_member(name, element, b"", -1, lifetime)))
+                    answers.append(("inbox_full", self._outbox.to_member(name, element, (b"", -1, lifetime))))
                 elif entry[0] == _GAP:
                     answers.append(("gap_full", self._outbox.to_gap(name, element, lifetime)))
                 elif entry[0] == _CHANNEL:
                     part = self._keys.part_for(name, self._name)
                     message = b"".join((b"M", entry[1:], b"\0", payload))
-                    answer = self._outbox.to_channel(part, message, self._capacity_of(name), lifetime)
+                    answer = self._outbox.to_channel(part, message, (b"", self._capacity_of(name), lifetime))
                     answers.append(("channel_full", answer))
             except LayerUnavailable as error:
                 failed = error
@@ -207,7 +207,7 @@ class Grouping:
     def _say(self, owner: str, kind: int, group: str, channel: str) -> "asyncio.Future[bool]":
         """Mark the inbox of another process."""
         element = b"".join((bytes((kind,)), bytes(8), group.encode(), b"\0", channel.encode()))
-        return self._outbox.to_member(owner, element, b"", -1, self._lifetime)
+        return self._outbox.to_member(owner, element, (b"", -1, self._lifetime))
 
     def _join(self, group: str, entry: str, lifetime: float) -> "asyncio.Future[Any]":
         return self._engine.run(

@@ -24,7 +24,8 @@ and comes live as well is told apart by its id.
 Who waits for E longer than PATIENCE goes on without, and gives what comes late when it comes. What nobody claims
 in MAX_AGE is dropped and counted. A gap holds MAX_MESSAGES; beyond that senders drop and count.
 
-A process that dies leaves no gap.
+A process that dies has told the stream's server of its memberships (wills.py), and the next one is told of them:
+then the gap is the inbox of the dead (estates.py), nothing is held, and "=name" stays in the group.
 
 Lives in the member's event loop, and is called under the mailbox' lock or not.
 """
@@ -39,11 +40,14 @@ from daphne_like.errors import LayerError
 
 from ..encryption import Encryption
 from ..gap import MAX_AGE, MAX_MESSAGES, PATIENCE
+from .adoption import Adoption, Kept
 from .door import RedisMailbox, Told, expiry_of
 from .engine import Engine
+from .estates import Estates, Legacy
 from .keys import NO_ID, STAMP, Keys
 from .outbox import Outbox
 from .scripts import GROUP_JOIN
+from .wills import read_will
 
 __all__ = ["Handoffs"]
 
@@ -56,33 +60,6 @@ LOOK_AGAIN = 0.02
 LOOK_LATER = (0.25, 0.75, 1.0)
 
 _HELD, _ENDED = b"HE"
-
-# (group, payload, expires)
-_Kept = tuple[str, Told, float]
-
-
-class _Adoption:
-    """A gap that this process has taken over."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
-        # Whether there is a gap at all is known.
-        self.known: asyncio.Future[None] = loop.create_future()
-        self.begun_at = now
-        self.gap = ""
-        self.groups: set[str] = set()
-        self.held: list[_Kept] = []
-        self.sent: list[_Kept] = []
-        # What came since the mark did, by group, until that is live.
-        self.waiting: dict[str, list[_Kept]] = {}
-        self.channels: dict[str, dict[str, None]] = {}
-        # Ids of what was given to the channels.
-        self.given: set[bytes] = set()
-        # The end was there, or is not waited for any longer.
-        self.ended = False
-        # Groups that senders do not put into the gap any more.
-        self.closed: set[str] = set()
-        # Looks for what comes.
-        self.task: asyncio.Task[None] | None = None
 
 
 class Handoffs:
@@ -120,13 +97,14 @@ class Handoffs:
         self._diverting: dict[str, asyncio.Future[None]] = {}
         # group -> gap -> until when what comes is forwarded.
         self._forwarding: dict[str, dict[str, float]] = {}
-        self._adopted: dict[str, _Adoption] = {}
+        self._adopted: dict[str, Adoption] = {}
         # Those of which there was a gap, the oldest first, also when their streams are over.
-        self._recent: list[_Adoption] = []
+        self._recent: list[Adoption] = []
         # group -> the adoptions that have channels in it.
-        self._watched: dict[str, list[_Adoption]] = {}
+        self._watched: dict[str, list[Adoption]] = {}
         # (group, channel) -> label, from group_add() until its mark comes.
         self._expected: dict[tuple[str, str], str] = {}
+        self._estates = Estates(engine, keys, encryption, lose)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- giving away -------------------------------------------------------------------------------
@@ -153,7 +131,7 @@ class Handoffs:
         self._start(self._divert(label, joined, adoption))
 
     async def _divert(
-        self, label: str, joined: Sequence["asyncio.Future[object]"], adoption: _Adoption | None
+        self, label: str, joined: Sequence["asyncio.Future[object]"], adoption: Adoption | None
     ) -> None:
         await asyncio.gather(*joined, return_exceptions=True)
         waiter = self._diverting[label]
@@ -240,7 +218,7 @@ class Handoffs:
         """
         adoption = self._adopted.get(label)
         if adoption is None:
-            adoption = self._adopted[label] = _Adoption(self._loop, time.monotonic())
+            adoption = self._adopted[label] = Adoption(self._loop, time.monotonic())
             try:
                 await self._find(label, adoption)
             except BaseException as error:
@@ -275,9 +253,10 @@ class Handoffs:
         if adoption is not None and group not in adoption.closed:
             self._start(self._close(adoption, group))
 
-    async def _close(self, adoption: _Adoption, group: str) -> None:
+    async def _close(self, adoption: Adoption, group: str) -> None:
         try:
-            await self._engine.command(group, "ZREM", self._keys.group(group), f"~{adoption.gap}")
+            if adoption.gap:
+                await self._engine.command(group, "ZREM", self._keys.group(group), f"~{adoption.gap}")
             # For senders that have just looked.
             await asyncio.sleep(LOOK_AGAIN)
             await self._look(adoption)
@@ -325,6 +304,7 @@ class Handoffs:
 
     def tick(self) -> None:
         """About once a second."""
+        self._estates.tick()
         too_old = time.monotonic() - MAX_AGE
         for label, adoption in list(self._adopted.items()):
             if adoption.begun_at < too_old:
@@ -343,14 +323,14 @@ class Handoffs:
         if adoption is not None:
             self._finish(adoption)
 
-    def _abandon(self, label: str) -> _Adoption | None:
+    def _abandon(self, label: str) -> Adoption | None:
         """Nothing more is looked for in its gap."""
         adoption = self._adopted.pop(label, None)
         if adoption is not None and adoption.task is not None:
             adoption.task.cancel()
         return adoption
 
-    def _finish(self, adoption: _Adoption) -> None:
+    def _finish(self, adoption: Adoption) -> None:
         """Give what is there, as nothing else is waited for."""
         with self._mailbox.lock:
             adoption.ended = True
@@ -360,20 +340,28 @@ class Handoffs:
 
     def clear(self) -> None:
         """Everything was flushed."""
+        self._estates.clear()
         for adoption in self._recent:
-            adoption.held.clear()
-            adoption.sent.clear()
-            adoption.waiting = {group: [] for group in adoption.waiting}
+            adoption.clear()
 
-    async def _find(self, label: str, adoption: _Adoption) -> None:
+    async def _find(self, label: str, adoption: Adoption) -> None:
         """Whether there is a gap; the first look into it."""
         found = await self._engine.command(label, "GETDEL", self._keys.gap_of(label))
         if found:
             adoption.gap, *groups = found.decode().split("\0")
             adoption.groups.update(groups)
+        else:
+            for owner, group, channels in read_will(self._mailbox.inherited.get(label, {})):
+                if owner != self._name:
+                    adoption.groups.add(group)
+                    adoption.legacies[group] = Legacy(self._estates.of(owner), group, channels)
+            # Nobody hands anything over.
+            adoption.ended = True
+        if adoption.groups:
             await self._look(adoption)
+        self._mailbox.inherited.pop(label, None)
 
-    async def _look_after(self, adoption: _Adoption) -> None:
+    async def _look_after(self, adoption: Adoption) -> None:
         patient_until = self._loop.time() + PATIENCE
         try:
             while not adoption.ended and self._loop.time() < patient_until:
@@ -388,9 +376,14 @@ class Handoffs:
         except LayerError:
             self._finish(adoption)
 
-    async def _look(self, adoption: _Adoption) -> None:
+    async def _look(self, adoption: Adoption) -> None:
         """Take what is in the gap."""
+        if adoption.legacies:
+            await self._look_at_estates(adoption)
+            return
         gap = adoption.gap
+        if not gap:
+            return
         elements = await self._engine.command(gap, "LPOP", self._keys.gap(gap), 2 * MAX_MESSAGES)
         if not elements:
             return
@@ -417,32 +410,34 @@ class Handoffs:
                     kept.append((group, payload, expiry_of(element) - ahead))
             if ended:
                 self._end(adoption)
-            for group in list(adoption.channels):
-                if group not in adoption.waiting:
-                    # Late.
-                    self._give(adoption, group, self._take(adoption, group))
+            self._give_late(adoption)
 
-    def _end(self, adoption: _Adoption) -> None:
+    async def _look_at_estates(self, adoption: Adoption) -> None:
+        for estate in {legacy.estate for legacy in adoption.legacies.values()}:
+            await estate.look()
+        with self._mailbox.lock:
+            self._lose("gap_full", adoption.inherit(time.monotonic()))
+            self._give_late(adoption)
+
+    def _give_late(self, adoption: Adoption) -> None:
+        for group in list(adoption.channels):
+            if group not in adoption.waiting:
+                self._give(adoption, group, adoption.take(group))
+
+    def _end(self, adoption: Adoption) -> None:
         adoption.ended = True
         for group in list(adoption.waiting):
             self._go_live(adoption, group)
 
-    def _go_live(self, adoption: _Adoption, group: str) -> None:
+    def _go_live(self, adoption: Adoption, group: str) -> None:
         """Once nothing more is waited for, what was kept is given, and its channels are in the group."""
         if adoption.ended and group in adoption.closed and group in adoption.waiting:
             for channel in adoption.channels[group]:
                 self._mailbox.group_added(group, channel)
-            kept = self._take(adoption, group) + adoption.waiting.pop(group)
+            kept = adoption.take(group) + adoption.waiting.pop(group)
             self._give(adoption, group, kept)
 
-    def _take(self, adoption: _Adoption, group: str) -> list[_Kept]:
-        kept = [each for each in adoption.held if each[0] == group]
-        kept += [each for each in adoption.sent if each[0] == group]
-        adoption.held = [each for each in adoption.held if each[0] != group]
-        adoption.sent = [each for each in adoption.sent if each[0] != group]
-        return kept
-
-    def _give(self, adoption: _Adoption, group: str, kept: list[_Kept]) -> None:
+    def _give(self, adoption: Adoption, group: str, kept: list[Kept]) -> None:
         for _, payload, expires in kept:
             if payload.number != NO_ID:
                 if payload.number in adoption.given:

@@ -20,21 +20,21 @@ import asyncio
 import collections
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from daphne_like import logs
 from daphne_like.errors import LayerError, LayerUnavailable
 
-from .backlog import Backlog, Call
+from .backlog import LEAD, Backlog, Call
 from .clock import EngineClock
 from .connection import NEVER_DONE, Refused
 from .hosts import Host
+from .lane_user import LaneUser, ReplyLost
 from .scripts import Script
 from .tether import Tether, pauses
-from .topology import Topology
 
-__all__ = ["Lane", "LaneUser", "ReplyLost"]
+__all__ = ["Lane"]
 
 log = logging.getLogger(logs.LAYERS)
 
@@ -64,37 +64,8 @@ PROBE = ("EVAL", "#!lua flags=allow-oom\nreturn 1", 0)
 ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "NOAUTH", "UNBLOCKED"})
 
 
-class ReplyLost(LayerUnavailable):
-    """It was sent, and no reply came: nobody knows whether it was done."""
-
-
-class LaneUser(Protocol):
-    """The engine, to its lanes."""
-
-    topology: Topology
-    send_timeout: float
-
-    @property
-    def scripts(self) -> Iterable[Script]:
-        """To be loaded at each connect."""
-
-    def lane_back(self, lane: "Lane") -> None:
-        """Connected. What it is asked now goes first."""
-
-    def lane_lost(self, lane: "Lane", reason: str) -> None:
-        """The connection is lost."""
-
-    def settled(self, call: Call) -> None:
-        """It waits no longer."""
-
-    def moved(self, lane: "Lane", calls: Sequence[tuple[Call, str]]) -> None:
-        """These got MOVED or ASK, as the text says. They are not the lane's any longer."""
-
-    def look_around(self, lane: "Lane") -> None:
-        """It does not answer, or says that its cluster is down: others may have what it had."""
-
-    def left(self, lane: "Lane", tags: Iterable[str]) -> None:
-        """What was under way of these tags, which are elsewhere now, has been answered."""
+# What is answered before a transaction is.
+_QUEUED = (LEAD, LEAD, LEAD)
 
 
 class Lane:
@@ -127,6 +98,8 @@ class Lane:
         self._answered_at = 0.0
         self._progress = 0.0
         self._flushing = False
+        # Why a command of a transaction was not even queued.
+        self._not_queued: Refused | None = None
         # By their names: scripts that are to be loaded again.
         self._missing: dict[str, Script] = {}
         # Why calls are held, and when they are tried again.
@@ -184,6 +157,8 @@ class Lane:
             packed = call.packed or call.encode()
             if call.asking:
                 self._add_own(("ASKING",), out)
+            if call.in_transaction:
+                batch.extend(_QUEUED)
             batch.append(call)
             out.append(packed)
             size += len(packed)
@@ -212,6 +187,12 @@ class Lane:
                 self._tether.drop("it answered what nobody asked")
                 return
             call = batch.popleft()
+            if call is LEAD:
+                if type(reply) is Refused and self._not_queued is None:
+                    self._not_queued = reply
+                continue
+            if call.in_transaction:
+                reply = self._result_of(call, reply)
             if type(reply) is Refused:
                 self._refused(call, reply)
                 continue
@@ -224,6 +205,18 @@ class Lane:
             self._progress = self._loop.time()
         else:
             self._batch_done()
+
+    def _result_of(self, call: Call, reply: Any) -> Any:
+        """What its script says, of a transaction's reply."""
+        not_queued, self._not_queued = self._not_queued, None
+        if type(reply) is Refused:
+            # EXECABORT says only that something was refused.
+            return not_queued or reply
+        result = reply[-1]
+        if type(result) is Refused and result.code == "NOSCRIPT" and call.script is not None:
+            self._missing[call.script.sha] = call.script
+            return []
+        return result
 
     def _refused(self, call: Call, reply: Refused) -> None:
         never_done = reply.code in NEVER_DONE and call.tag is not None
@@ -358,7 +351,13 @@ class Lane:
     # -- staying connected: see TetherUser -----------------------------------------------------------
 
     def first_words(self) -> Sequence[tuple[Any, ...]]:
-        return [("TIME",), PROBE, *(("SCRIPT", "LOAD", script.lua) for script in self._user.scripts)]
+        return [
+            ("TIME",),
+            PROBE,
+            ("MULTI",),
+            ("EXEC",),
+            *(("SCRIPT", "LOAD", script.lua) for script in self._user.scripts),
+        ]
 
     async def where(self) -> Host:
         if self.node is None:
@@ -375,7 +374,7 @@ class Lane:
 
     def begin(self, replies: Sequence[Any], asked_at: float) -> None:
         now = time.monotonic()
-        for reply in replies[:2]:
+        for reply in replies[:4]:
             if isinstance(reply, Refused) and (reply.code in NEVER_DONE or reply.code == "NOPERM"):
                 raise LayerUnavailable(NEVER_DONE.get(reply.code, str(reply)))
         self.clock.read(replies[0], asked_at, now)
@@ -405,6 +404,7 @@ class Lane:
         if not self._closing:
             log.warning("layer lost", extra={"layer": self.name, "reason": reason})
         self._cancel_timers()
+        self._not_queued = None
         error = ReplyLost(f"{self.name}: {reason}: nobody knows whether it was done")
         for call in self._under_way:
             self._user.settled(call)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from daphne_like.errors import ConfigurationError
 
-from ..base import BaseChannelLayer, ChannelFull, current_stream
+from ..base import BaseChannelLayer, ChannelFull, current_stream, stream_will
 from ..codec import pack_message, unpack
 from ..encryption import Encryption
 from ..forks import forget_after_fork
@@ -36,6 +36,7 @@ from .memberships import Memberships
 from .port import RedisPort
 from .statistics import read_statistics
 from .topology import Topology, topology_of
+from .wills import Wills
 
 __all__ = ["RedisChannelLayer"]
 
@@ -88,6 +89,7 @@ class RedisChannelLayer(BaseChannelLayer):
         self._door = RedisDoor()
         self._mailbox = RedisMailbox(new_name(), self._door, capacity_of=self._capacities.of, lock=self._lock)
         self._memberships = Memberships(self._mailbox, self._lock, self.group_expiry)
+        self._wills = Wills()
         self._member: RedisMember | None = None
         self._thread: LoopThread | None = None
 
@@ -224,10 +226,14 @@ class RedisChannelLayer(BaseChannelLayer):
         if stream and self._mailbox.is_being_given_away(stream):
             await self._ask(lambda member: member.handoffs.settle(stream))
         label = self._mailbox.label(channel, stream)
+        tell = stream_will.get() if label else None
+        if tell is not None:
+            self._wills.added(label, group, channel, tell)
         await self._ask(lambda member: member.groups.add(group, channel, label))
 
     async def group_discard(self, group: str, channel: str) -> None:
         self._check_membership(group, channel)
+        self._wills.discarded(group, channel)
         await self._ask(lambda member: member.groups.discard(group, channel))
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
@@ -256,7 +262,12 @@ class RedisChannelLayer(BaseChannelLayer):
         self._mailbox.stream_leaving(stream)
 
     def stream_left(self, stream: str) -> None:
+        self._wills.over(stream)
+        self._mailbox.inherited.pop(stream, None)
         self._mailbox.stream_left(stream)
+
+    def stream_inherited(self, stream: str, will: Mapping[str, str]) -> None:
+        self._mailbox.inherited[stream] = will
 
     # -- for code without an event loop ------------------------------------------------------------
 

@@ -16,23 +16,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
 from ..encryption import Encryption
 from ..groups import owner_name
+from .counts import Counts
 from .door import RedisDoor, RedisMailbox, Told, expiry_of
 from .engine import Engine
 from .grouping import Grouping
 from .handoff import Handoffs
 from .keys import STAMP, Keys
 from .memberships import JOIN, LEAVE, Memberships
-from .outbox import Outbox
+from .outbox import Outbox, Terms
 from .reader import Reader
+from .rereading import Rereading
 from .scanning import delete_everything
-from .scripts import ALL, RECOUNT, TOOK
+from .scripts import ALL
 from .shared import SharedChannels
 from .topology import Topology
 
@@ -44,8 +45,9 @@ log = logging.getLogger(logs.LAYERS)
 TICK = 1.0
 LEASE = 15.0
 
-# Elements that are read of the inbox at a time.
-INBOX_COUNT = 256
+# Elements that are read of the inbox at a time: few enough that sender, engine and reader work at the same time,
+# and do not wait for one another's last.
+INBOX_COUNT = 32
 
 # Seconds after which a mark that has not come back is said again.
 MARK_AGE = 3.0
@@ -63,16 +65,15 @@ _MESSAGE, _GROUP, _FLUSHED, _DIVERTED = b"MGFD"
 
 
 class _Way:
-    """Where messages for a channel go."""
+    """Where messages for a channel go: into a process' inbox, or *part* of a shared channel."""
 
-    __slots__ = ("counter", "head", "limit", "member", "part")
+    __slots__ = ("head", "member", "part", "terms")
 
-    def __init__(self, member: str, part: str, head: bytes, counter: bytes, limit: int) -> None:
+    def __init__(self, member: str, part: str, head: bytes, terms: Terms) -> None:
         self.member = member
         self.part = part
         self.head = head
-        self.counter = counter
-        self.limit = limit
+        self.terms = terms
 
 
 class RedisMember:
@@ -86,6 +87,7 @@ class RedisMember:
     Attributes:
         loop: where it lives.
         group_messages: that have come in.
+        listening: the inbox is read.
         engine: for whoever needs more of it.
         groups: what there is to do with them.
     """
@@ -106,6 +108,7 @@ class RedisMember:
     ) -> None:
         self.name = mailbox.name
         self.group_messages = 0
+        self.listening = False
         self.loop = asyncio.get_running_loop()
         self.keys = keys
         self.engine = Engine(topology, user=self, scripts=ALL, send_timeout=send_timeout)
@@ -143,10 +146,10 @@ class RedisMember:
             is_listening=lambda: self.listening,
             lose=self.lose,
         )
-        self._shared = SharedChannels(self.engine, keys, mailbox, door, encryption, self.lose)
+        self._counts = Counts(self.name, self.engine, keys, mailbox, door)
+        self._shared = SharedChannels(self.engine, keys, mailbox, door, encryption, self.lose, expiry)
         self._ways: dict[str, _Way] = {}
         self._inbox: Reader | None = None
-        self._taking = False
         self._leased = False
         self._flushes: list[asyncio.Future[None]] = []
         self._losses: dict[str, int] = {}
@@ -170,15 +173,13 @@ class RedisMember:
     def listen(self) -> None:
         """Read the inbox, from now on."""
         if self._inbox is None and not self._leaving:
-            self._door.listened = True
-            self._inbox = self.engine.reader(
-                self.name, [self.keys.inbox(self.name)], lambda: INBOX_COUNT, self._deliver, self._read_again
+            self._door.listened = self.listening = True
+            drop = lambda again: self._door.took_elements(self._mailbox, again)  # noqa: E731
+            read = Rereading(self.name, self._lifetime / 1000, self._deliver, drop)
+            self._inbox = read.reader = self.engine.reader(
+                self.name, [self.keys.inbox(self.name)], lambda: INBOX_COUNT, read.deliver, self._read_again
             )
             self._renew_lease()
-
-    @property
-    def listening(self) -> bool:
-        return self._inbox is not None
 
     async def leave(self, *, for_good: bool) -> None:
         """
@@ -264,6 +265,7 @@ class RedisMember:
         lease = self.keys.lease(self.name)
         answer = self.engine.command(self.name, "SET", lease, "1", "PX", int(LEASE * 1000), "GET")
         answer.add_done_callback(self._lease_renewed)
+        self._counts.keep()
 
     def _lease_renewed(self, answer: "asyncio.Future[bytes | None]") -> None:
         if not answer.cancelled() and answer.exception() is None:
@@ -283,7 +285,7 @@ class RedisMember:
 
     def _say_all(self) -> None:
         """The engine may have forgotten what it knew of us."""
-        self._recount()
+        self._counts.recount()
         self._memberships.forget_registrations()
         for group in self._memberships.to_register():
             self.groups.register(group)
@@ -294,16 +296,8 @@ class RedisMember:
 
     def _read_again(self) -> None:
         """What the inbox' reader had with it when it lost its connection may be lost."""
-        self._recount()
+        self._counts.recount()
         self._say_marks(0)
-
-    def _recount(self) -> None:
-        counts = [word for prefix, count in self._mailbox.held().items() for word in (prefix, count)]
-        with self._mailbox.lock:
-            # Said by this.
-            self._door.taken.clear()
-        keys = [self.keys.inbox(self.name), self.keys.counts(self.name)]
-        self.engine.run(RECOUNT, self.name, keys, counts)
 
     def _say_marks(self, age: float) -> None:
         for _, element in self._memberships.overdue(age):
@@ -315,27 +309,10 @@ class RedisMember:
         self._shared.want(channel, count)
 
     def look(self) -> None:
-        door = self._door
-        if door.taken and not self._taking:
-            self._taking = True
-            answer = self.engine.run(TOOK, self.name, [self.keys.counts(self.name)], self._take_taken)
-            answer.add_done_callback(self._took)
-        if door.returned:
+        if self._door.taken:
+            self._counts.look()
+        if self._door.returned:
             self.loop.call_soon(self._shared.give_back)
-
-    def _take_taken(self) -> list[Any]:
-        self._taking = False
-        with self._mailbox.lock:
-            taken = self._door.taken
-            words: list[Any] = []
-            for prefix, count in taken.items():
-                words += (prefix, count)
-            taken.clear()
-        return words
-
-    def _took(self, answer: "asyncio.Future[Any]") -> None:
-        # Refused before it was written.
-        self._taking = self._taking and not answer.done()
 
     def stream_leaving(self, stream: str) -> None:
         self.handoffs.leave(stream)
@@ -355,10 +332,8 @@ class RedisMember:
         if self._encryption is not None:
             payload = self._encryption.seal(payload)
         if way.member:
-            return self._outbox.to_member(
-                way.member, way.head + payload, way.counter, way.limit, self._lifetime
-            )
-        return self._outbox.to_channel(way.part, way.head + payload, way.limit, self._lifetime)
+            return self._outbox.to_member(way.member, way.head + payload, way.terms)
+        return self._outbox.to_channel(way.part, way.head + payload, way.terms)
 
     async def ask_send(self, channel: str, payload: bytes) -> bool:
         """The same."""
@@ -372,9 +347,9 @@ class RedisMember:
         cut = channel.find("!") + 1
         if cut:
             prefix = channel[:cut]
-            way = _Way(owner_name(prefix), "", head, prefix.encode(), limit)
+            way = _Way(owner_name(prefix), "", head, (prefix.encode(), limit, self._lifetime))
         else:
-            way = _Way("", self.keys.part_for(channel, self.name), head, b"", limit)
+            way = _Way("", self.keys.part_for(channel, self.name), head, (b"", limit, self._lifetime))
         self._ways[channel] = way
         return way
 

@@ -12,7 +12,6 @@ import asyncio
 import functools
 import itertools
 import logging
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +20,11 @@ from daphne_like.errors import LayerUnavailable
 
 from .engine import Engine, ReplyLost
 from .keys import STAMP, Keys
+from .outbox import Keeper
 from .pair import NAME
 from .port_scripts import OFFER, OFFER_HEAD, OFFERS_LEFT, WITHDRAW_OFFER
 from .reader import Reader
-from .scripts import PUSH_CHANNEL, PUT_BACK
+from .scripts import ADMIT_CHANNEL, PUT_BACK, stamp
 
 __all__ = ["Offering", "Serving", "give_back"]
 
@@ -50,8 +50,8 @@ def _offers_key(prefix: str, part: str) -> str:
 def give_back(engine: Engine, prefix: str, channel: str, name: bytes, ref: int, payload: bytes) -> None:
     """Put an offer that was taken, and not claimed, in front of the others again."""
     part = Keys(prefix, engine.topology.parts).part_for(channel, name.decode())
-    stamp = struct.pack(">d", engine.time(part) + OFFER_LIFETIME / 1000)
-    _put_back(engine, prefix, part, [stamp + OFFER + name + ref.to_bytes(8, "big") + payload])
+    head = stamp(engine.time(part), OFFER_LIFETIME)
+    _put_back(engine, prefix, part, [head + OFFER + name + ref.to_bytes(8, "big") + payload])
 
 
 def _put_back(engine: Engine, prefix: str, part: str, elements: list[bytes]) -> None:
@@ -67,18 +67,22 @@ def _put_back(engine: Engine, prefix: str, part: str, elements: list[bytes]) -> 
 
 
 class _Offer:
-    __slots__ = ("missing_since", "part", "since")
+    __slots__ = ("granted_to", "missing_since", "part", "since")
 
     def __init__(self, part: str, since: float) -> None:
         self.part = part
         self.since = since
         self.missing_since: float | None = None
+        # Who has asked for it.
+        self.granted_to = ""
 
 
 class _Push:
     """Offers for one part that leave together; grows until it is called."""
 
-    def __init__(self, pushes: "dict[str, _Push]", part: str) -> None:
+    def __init__(self, engine: Engine, keeper: Keeper, pushes: "dict[str, _Push]", part: str) -> None:
+        self._engine = engine
+        self._keeper = keeper
         self._pushes = pushes
         self._part = part
         self._elements: list[tuple[int, bytes]] = []
@@ -88,14 +92,15 @@ class _Push:
         self.refs.append(ref)
         self._elements.append((limit, element))
 
-    def __call__(self) -> list[Any]:
+    def __call__(self) -> tuple[list[bytes], list[Any]]:
         self.close()
-        words: list[Any] = []
+        head = stamp(self._engine.time(self._part), OFFER_LIFETIME)
+        stamped = [head + element for _, element in self._elements]
+        args: list[Any] = [self._keeper.word(self._part, OFFER_LIFETIME), len(stamped)]
         for limit, run in itertools.groupby(self._elements, key=lambda each: each[0]):
-            elements = [element for _, element in run]
-            words += (b"", limit, OFFER_LIFETIME, len(elements), *elements)
+            args += (b"", limit, OFFER_LIFETIME, len(list(run)))
         self._elements.clear()
-        return words
+        return stamped, args
 
     def close(self) -> None:
         if self._pushes.get(self._part) is self:
@@ -131,6 +136,7 @@ class Offering:
         self._loop = asyncio.get_running_loop()
         self._offers: dict[int, _Offer] = {}
         self._pushes: dict[str, _Push] = {}
+        self._keeper = Keeper()
         self._hurry_until = 0.0
 
     def offer(self, channel: str, ref: int, payload: bytes, limit: int) -> None:
@@ -138,9 +144,9 @@ class Offering:
         self._offers[ref] = _Offer(part, self._loop.time())
         push = self._pushes.get(part)
         if push is None:
-            push = self._pushes[part] = _Push(self._pushes, part)
+            push = self._pushes[part] = _Push(self._engine, self._keeper, self._pushes, part)
             keys = [_offers_key(self._keys.prefix, part), self._keys.statistics(part)]
-            answer = self._engine.run(PUSH_CHANNEL, part, keys, push)
+            answer = self._engine.push(part, keys, ADMIT_CHANNEL, push)
             answer.add_done_callback(functools.partial(self._pushed, push))
         push.add(ref, self._head + ref.to_bytes(8, "big") + payload, limit)
 
@@ -171,6 +177,15 @@ class Offering:
 
     def claimed(self, ref: int) -> None:
         self._offers.pop(ref, None)
+
+    def grant(self, ref: int, to: str) -> bool:
+        """Whether *to*, who has taken an offer and doubts, is the one who has it."""
+        offer = self._offers.get(ref)
+        if offer is None or offer.granted_to not in ("", to):
+            return False
+        offer.granted_to = to
+        offer.missing_since = self._loop.time()
+        return True
 
     def hurry(self) -> None:
         """Somebody died, or the engine was away: who does not claim soon will never."""
@@ -216,18 +231,20 @@ class Serving:
         engine: the port's.
         prefix: of the keys.
         channel: what is served.
-        taken: called with the offerer's name, the ref and the payload of each offer; the place is used up.
+        taken: called with the offerer's name, the ref and the payload of each offer, and whether that may have
+            been taken before; the place is used up.
 
     Attributes:
         free: places.
     """
 
     def __init__(
-        self, engine: Engine, prefix: str, channel: str, taken: Callable[[bytes, int, bytes], None]
+        self, engine: Engine, prefix: str, channel: str, taken: Callable[[bytes, int, bytes, bool], None]
     ) -> None:
         self._engine = engine
         self._taken = taken
         self.free = 0
+        self._held = False
         self._channel = channel
         self._parts = Keys(prefix, engine.topology.parts).all_parts(channel)
         self._prefix = prefix
@@ -244,18 +261,28 @@ class Serving:
             for reader in self._readers:
                 reader.wake()
 
+    def hold(self, held: bool) -> None:
+        """Take nothing for now, or go on."""
+        self._held = held
+        if not held:
+            for reader in self._readers:
+                reader.wake()
+
     def _reader(self, part: str) -> Reader:
         def deliver(key: bytes, elements: list[bytes]) -> None:
-            self._delivered(part, elements)
+            self._delivered(part, elements, reader.doubtful)
 
-        return self._engine.reader(part, [_offers_key(self._prefix, part)], self._count, deliver)
+        reader = self._engine.reader(part, [_offers_key(self._prefix, part)], self._count, deliver)
+        # What is there already may have been taken by others, before the engine went back in time.
+        reader.behind = 1
+        return reader
 
     def _count(self) -> int:
-        if self.free <= 0:
+        if self.free <= 0 or self._held:
             return 0
         return max(1, min(MAX_OFFERS, self.free // len(self._parts)))
 
-    def _delivered(self, part: str, elements: list[bytes]) -> None:
+    def _delivered(self, part: str, elements: list[bytes], doubtful: bool) -> None:
         for place, element in enumerate(elements):
             if self.free <= 0:
                 # Places were taken back meanwhile, or another part's reader was faster.
@@ -267,7 +294,7 @@ class Serving:
             name = element[STAMP + 1 : STAMP + 1 + NAME]
             ref = int.from_bytes(element[STAMP + 1 + NAME : STAMP + OFFER_HEAD], "big")
             self.free -= 1
-            self._taken(name, ref, element[STAMP + OFFER_HEAD :])
+            self._taken(name, ref, element[STAMP + OFFER_HEAD :], doubtful)
 
     async def stop(self) -> None:
         """Take no more. What was taken already goes back."""

@@ -1,5 +1,5 @@
 """
-What a member has to say to inboxes and shared channels, in as few script calls as can be.
+What a member has to say to inboxes and shared channels, in as few calls as can be.
 
 Everything for one list goes into one call, which grows until the engine takes it: that is at the end of the
 turn of the event loop, or, while the engine works on the batch before, when that is answered. Each element has
@@ -12,6 +12,7 @@ Lives in one event loop.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -19,9 +20,9 @@ from daphne_like.errors import LayerError, LayerUnavailable
 
 from ..gap import MAX_MESSAGES
 from .keys import Keys
-from .scripts import PUSH_CHANNEL, PUSH_INBOX, Script
+from .scripts import ADMIT_CHANNEL, ADMIT_INBOX, KEEP_EVERY, Script, stamp
 
-__all__ = ["Outbox", "Runner"]
+__all__ = ["Keeper", "Outbox", "Runner", "Terms"]
 
 # What one call holds, so that the engine does other things in between: elements, octets.
 MAX_ELEMENTS = 256
@@ -38,71 +39,80 @@ OVERHEAD = 256
 class Runner(Protocol):
     """What of an engine is needed here."""
 
-    def run(
-        self, script: Script, tag: str, keys: Sequence[str], args: Sequence[Any] | Callable[[], Sequence[Any]]
+    def push(
+        self,
+        tag: str,
+        keys: Sequence[str],
+        script: Script,
+        given: Callable[[], tuple[Sequence[bytes], Sequence[Any]]],
     ) -> "asyncio.Future[Any]": ...
 
     def reserve(self, octets: int) -> None: ...
 
     def release(self, octets: int) -> None: ...
 
+    def time(self, tag: str | None = None) -> float: ...
+
+
+# Tags of which it is known when their keys were last kept.
+MAX_KEPT = 10_000
+
+# Counter, limit, lifetime in milliseconds: see scripts. What has the same terms is best the same tuple.
+Terms = tuple[bytes, int, int]
+UNCOUNTED: Terms = (b"", 0, 60_000)
+
 
 class _Call:
-    """A script call that grows. Called, it is over: gives its arguments."""
+    """A call that grows. Called, it is over: gives what Engine.push() takes."""
 
-    __slots__ = (
-        "_calls",
-        "_counter",
-        "_key",
-        "_lifetime",
-        "_limit",
-        "_run",
-        "answers",
-        "args",
-        "octets",
-        "open_until",
-    )
+    __slots__ = ("_calls", "_outbox", "_runs", "_tag", "answers", "elements", "octets", "open_until", "terms")
 
-    def __init__(self, calls: "dict[str, _Call]", key: str, open_until: float) -> None:
+    def __init__(self, outbox: "Outbox", calls: "dict[str, _Call]", tag: str, open_until: float) -> None:
+        self._outbox = outbox
         self._calls = calls
-        self._key = key
-        self.args: list[Any] = []
+        self._tag = tag
         # One for each element: where its answer goes, if anywhere.
         self.answers: list[asyncio.Future[bool] | None] = []
         self.octets = 0
         self.open_until = open_until
-        # The run that is being added to: where its count is in `args`.
-        self._run = 0
-        self._counter: bytes | None = None
-        self._limit = 0
-        self._lifetime = 0
+        self._runs: list[tuple[Terms, list[bytes]]] = []
+        # The run that is being added to.
+        self.elements: list[bytes] = []
+        self.terms: Terms | None = None
 
-    def add(
-        self,
-        element: bytes,
-        counter: bytes,
-        limit: int,
-        lifetime: int,
-        answer: "asyncio.Future[bool] | None",
-    ) -> None:
-        args = self.args
-        if counter != self._counter or limit != self._limit or lifetime != self._lifetime:
-            self._counter, self._limit, self._lifetime = counter, limit, lifetime
-            self._run = len(args) + 3
-            args += (counter, limit, lifetime, 0)
-        args[self._run] += 1
-        args.append(element)
-        self.answers.append(answer)
-        self.octets += len(element) + OVERHEAD
+    def begin(self, terms: Terms) -> None:
+        """A run."""
+        self.terms = terms
+        self.elements = []
+        self._runs.append((terms, self.elements))
 
-    def __call__(self) -> list[Any]:
+    def __call__(self) -> tuple[list[bytes], list[Any]]:
         self.close()
-        return self.args
+        return self._outbox.given(self._tag, self._runs)
 
     def close(self) -> None:
         """What is said from now on is another call's."""
-        if self._calls.get(self._key) is self:
-            del self._calls[self._key]
+        if self._calls.get(self._tag) is self:
+            del self._calls[self._tag]
+
+
+class Keeper:
+    """Knows when keys are to be kept: see scripts. What it does not know is kept once too often."""
+
+    def __init__(self) -> None:
+        # By tag: until when (time.monotonic()), and for what lifetime.
+        self._kept: dict[str, tuple[float, int]] = {}
+
+    def word(self, tag: str, lifetime: int) -> bytes:
+        """The script's first argument."""
+        now = time.monotonic()
+        until, longest = self._kept.get(tag, (0.0, 0))
+        if now < until and lifetime <= longest:
+            return b"0"
+        if len(self._kept) >= MAX_KEPT:
+            self._kept.clear()
+        self._kept[tag] = (now + KEEP_EVERY, lifetime)
+        return b"1"
 
 
 class Outbox:
@@ -128,17 +138,11 @@ class Outbox:
         self._gaps: dict[str, _Call] = {}
         self._loop = asyncio.get_running_loop()
         self._time = self._loop.time
+        self._keeper = Keeper()
 
-    def to_member(
-        self, member: str, element: bytes, counter: bytes = b"", limit: int = 0, lifetime: int = 60_000
-    ) -> "asyncio.Future[bool]":
+    def to_member(self, member: str, element: bytes, terms: Terms = UNCOUNTED) -> "asyncio.Future[bool]":
         """
-        Put an element into an inbox.
-
-        Args:
-            counter: what it is counted under; with a limit above 0.
-            limit: see scripts.
-            lifetime: milliseconds.
+        Put an element into an inbox; its stamp comes with its leaving.
 
         Returns:
             a future: False where it was refused.
@@ -147,12 +151,12 @@ class Outbox:
             LayerUnavailable: too much is pending.
         """
         answer: asyncio.Future[bool] = self._loop.create_future()
-        self._put(self._inboxes, self._open_inbox, member, element, counter, limit, lifetime, answer)
+        self._put(self._inboxes, self._open_inbox, member, element, terms, answer)
         return answer
 
-    def tell_member(self, member: str, element: bytes, limit: int = 0, lifetime: int = 60_000) -> None:
+    def tell_member(self, member: str, element: bytes, terms: Terms = UNCOUNTED) -> None:
         """The same, and nobody waits for an answer; see `lost`."""
-        self._put(self._inboxes, self._open_inbox, member, element, b"", limit, lifetime, None)
+        self._put(self._inboxes, self._open_inbox, member, element, terms, None)
 
     def to_gap(self, gap: str, element: bytes, lifetime: int) -> "asyncio.Future[bool]":
         """
@@ -165,16 +169,14 @@ class Outbox:
             LayerUnavailable: too much is pending.
         """
         answer: asyncio.Future[bool] = self._loop.create_future()
-        self._put(self._gaps, self._open_gap, gap, element, b"gap", MAX_MESSAGES, lifetime, answer)
+        self._put(self._gaps, self._open_gap, gap, element, (b"gap", MAX_MESSAGES, lifetime), answer)
         return answer
 
     def tell_gap(self, gap: str, element: bytes, lifetime: int) -> None:
         """The same, uncounted, and nobody waits for an answer."""
-        self._put(self._gaps, self._open_gap, gap, element, b"", 0, lifetime, None)
+        self._put(self._gaps, self._open_gap, gap, element, (b"", 0, lifetime), None)
 
-    def to_channel(
-        self, part: str, element: bytes, limit: int, lifetime: int = 60_000
-    ) -> "asyncio.Future[bool]":
+    def to_channel(self, part: str, element: bytes, terms: Terms) -> "asyncio.Future[bool]":
         """
         Put an element into a part of a shared channel (Keys.part_for).
 
@@ -185,7 +187,7 @@ class Outbox:
             LayerUnavailable: too much is pending.
         """
         answer: asyncio.Future[bool] = self._loop.create_future()
-        self._put(self._channels, self._open_channel, part, element, b"", limit, lifetime, answer)
+        self._put(self._channels, self._open_channel, part, element, terms, answer)
         return answer
 
     def _put(
@@ -194,35 +196,50 @@ class Outbox:
         open_call: Callable[[str], _Call],
         tag: str,
         element: bytes,
-        counter: bytes,
-        limit: int,
-        lifetime: int,
+        terms: Terms,
         answer: "asyncio.Future[bool] | None",
     ) -> None:
         call = calls.get(tag)
         if call is None or call.open_until < self._time():
             call = open_call(tag)
-        self._engine.reserve(len(element) + OVERHEAD)
-        call.add(element, counter, limit, lifetime, answer)
+        octets = len(element) + OVERHEAD
+        self._engine.reserve(octets)
+        if terms != call.terms:
+            call.begin(terms)
+        call.elements.append(element)
+        call.answers.append(answer)
+        call.octets += octets
         if call.octets >= MAX_OCTETS or len(call.answers) >= MAX_ELEMENTS:
             call.close()
 
     def _open_inbox(self, member: str) -> _Call:
         keys = [self._keys.inbox(member), self._keys.counts(member)]
-        return self._open(self._inboxes, member, PUSH_INBOX, keys)
+        return self._open(self._inboxes, member, ADMIT_INBOX, keys)
 
     def _open_gap(self, gap: str) -> _Call:
-        return self._open(self._gaps, gap, PUSH_INBOX, [self._keys.gap(gap), self._keys.gap_count(gap)])
+        return self._open(self._gaps, gap, ADMIT_INBOX, [self._keys.gap(gap), self._keys.gap_count(gap)])
 
     def _open_channel(self, part: str) -> _Call:
         keys = [self._keys.channel(part), self._keys.statistics(part)]
-        return self._open(self._channels, part, PUSH_CHANNEL, keys)
+        return self._open(self._channels, part, ADMIT_CHANNEL, keys)
 
     def _open(self, calls: dict[str, _Call], tag: str, script: Script, keys: list[str]) -> _Call:
-        call = calls[tag] = _Call(calls, tag, self._time() + MAX_OPEN)
-        done = self._engine.run(script, tag, keys, call)
+        call = calls[tag] = _Call(self, calls, tag, self._time() + MAX_OPEN)
+        done = self._engine.push(tag, keys, script, call)
         done.add_done_callback(lambda future: self._answered(call, future))
         return call
+
+    def given(self, tag: str, runs: Sequence[tuple[Terms, list[bytes]]]) -> tuple[list[bytes], list[Any]]:
+        """The elements and the script's arguments of a call that is about to be written."""
+        now = self._engine.time(tag)
+        stamped: list[bytes] = []
+        described: list[Any] = []
+        for terms, elements in runs:
+            head = stamp(now, terms[2])
+            stamped += [head + element for element in elements]
+            described += (*terms, len(elements))
+        keep = self._keeper.word(tag, max(terms[2] for terms, _ in runs))
+        return stamped, [keep, len(stamped), *described]
 
     def _answered(self, call: _Call, future: "asyncio.Future[list[int]]") -> None:
         call.close()

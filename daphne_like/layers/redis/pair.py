@@ -22,6 +22,11 @@ the number that it confirms, and the rest:
     A   again: the number of the first one that is missing
     B   bye: nobody is at the sender's name any more
     D   dead: the sender has given the receiver up; it should come back as somebody else
+    Q   question: refs of the receiver's offers that the sender would claim, if nobody else has (doubts.py)
+    T   take it: the answer, refs of the sender's offers
+    H   hold: the receiver's process is said to be stuck; it takes no offers for a while. With a rest: no more
+
+The last three have no number, and are said once.
 """
 
 import itertools
@@ -41,12 +46,16 @@ __all__ = [
     "DEAD",
     "ENVELOPES",
     "HEAD",
+    "HOLD",
     "NAME",
+    "QUESTION",
+    "TAKE_IT",
     "Pair",
     "sender_of",
 ]
 
 ENVELOPES, CLAIMS, COUNT, CONFIRM, AGAIN, BYE, DEAD = b"P", b"C", b"K", b"Y", b"A", b"B", b"D"
+QUESTION, TAKE_IT, HOLD = b"Q", b"T", b"H"
 
 # Octets of a name, and of all that stands before the rest.
 NAME: Final = 16

@@ -34,8 +34,10 @@ from ..codec import pack, unpack_tuples
 from ..encryption import Encryption
 from ..memory import new_name
 from ..port import Envelope, PortUser
+from .doubts import GRANT_AFTER, TROUBLED, Doubts
 from .engine import Engine
 from .offering import Offering, Serving, give_back
+from .port_scripts import ALL_OF_PORTS
 from .presence import Presence
 from .topology import Topology
 
@@ -51,6 +53,8 @@ STOOD_STILL = 10.0
 STALLED_AFTER = 1.0
 # For what was posted to leave, at the end.
 FAREWELL = 2.0
+# For which no offers are taken, once somebody has said so; it is said each second.
+HOLD_FOR = 3.0
 
 # As whom an offer was taken that nobody claims.
 UNKNOWN = "unknown"
@@ -95,6 +99,9 @@ class RedisPort:
         self._serving: dict[str, Serving] = {}
         # Offers of somebody of whom nothing is known yet.
         self._meeting: dict[bytes, list[tuple[str, int, bytes]]] = {}
+        # Those that may have been taken before, by the present name.
+        self._doubts: Doubts | None = None
+        self._holding: asyncio.TimerHandle | None = None
         self._stalled = False
         self._stalling: asyncio.TimerHandle | None = None
 
@@ -105,7 +112,9 @@ class RedisPort:
         if self._engine is not None:
             raise LayerUnavailable("the port is open already")
         self._loop = asyncio.get_running_loop()
-        engine = self._make_engine(self._make_topology(), send_timeout=self._send_timeout, user=self)
+        engine = self._make_engine(
+            self._make_topology(), send_timeout=self._send_timeout, user=self, scripts=ALL_OF_PORTS
+        )
         self._engine = engine
         self._user = user
         try:
@@ -156,8 +165,9 @@ class RedisPort:
         serving = self._serving.get(channel)
         if serving is None:
             serving = self._serving[channel] = Serving(
-                self._engine, self._prefix, channel, lambda *offer: self._offered(channel, *offer)
+                self._engine, self._prefix, channel, lambda *offer: self._taken(channel, *offer)
             )
+            serving.hold(self._holding is not None)
         serving.add(places)
 
     def flush(self) -> None:
@@ -169,13 +179,14 @@ class RedisPort:
         if engine is None:
             return
         presence = self._presence
-        self._user = self._presence = self._offering = None
+        self._user = self._presence = self._offering = self._doubts = None
         self.address = ""
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._stop_stalling()
+        self._release()
         try:
             async with asyncio.timeout(FAREWELL):
                 # What was read already goes back before anybody is told.
@@ -205,6 +216,11 @@ class RedisPort:
         if self._offering is not None:
             self._offering.hurry()
 
+    def member_suspended(self, address: str, suspended: bool) -> None:
+        """See Port."""
+        if self._presence is not None:
+            self._presence.member_suspended(address, suspended)
+
     # -- coming and going --------------------------------------------------------------------------
 
     async def _join(self, engine: Engine) -> None:
@@ -219,6 +235,7 @@ class RedisPort:
         await presence.begin()
         self._presence = presence
         self._offering = Offering(engine, self._prefix, name, self._offer_refused, self._offer_lost)
+        self._doubts = Doubts(presence.ask, self._offered, lambda channel: self.serve(channel, 1))
         self.address = name
 
     async def _live(self) -> None:
@@ -226,9 +243,10 @@ class RedisPort:
         while True:
             asleep = self._loop.time()
             await asyncio.sleep(TICK)
-            if self._loop.time() - asleep > STOOD_STILL:
-                self.given_up("this process stood still")
+            stood_still = self._loop.time() - asleep > STOOD_STILL
             try:
+                if stood_still and self._presence is not None and not await self._presence.lives():
+                    self.given_up("this process stood still")
                 await self._look()
             except LayerError as error:
                 log.debug("could not look after the port", extra={"reason": str(error)})
@@ -236,6 +254,8 @@ class RedisPort:
     async def _look(self) -> None:
         if self._presence is not None and self._offering is not None:
             self._offering.look()
+            if self._doubts:
+                self._doubts.look()
             await self._presence.look()
 
     def given_up(self, reason: str) -> None:
@@ -244,7 +264,7 @@ class RedisPort:
         if presence is None or self._engine is None:
             return
         presence.end()
-        self._offering = None
+        self._offering = self._doubts = None
         log.warning(
             "others take this port for dead, it joins again",
             extra={"address": self.address, "reason": reason},
@@ -313,6 +333,41 @@ class RedisPort:
             self._offering.claimed(ref)
         self._tell(lambda user: user.offer_claimed(ref, sender))
 
+    def claim_asked(self, sender: str, ref: int) -> None:
+        """See PresenceUser."""
+        presence = self._presence
+        if presence is None or self._loop is None:
+            return
+        if self._loop.time() < presence.troubled_at + TROUBLED:
+            self._loop.call_later(GRANT_AFTER, self._grant, presence, sender, ref)
+        else:
+            self._grant(presence, sender, ref)
+
+    def _grant(self, presence: Presence, sender: str, ref: int) -> None:
+        if presence is self._presence and self._offering is not None and self._offering.grant(ref, sender):
+            presence.grant(sender, ref)
+
+    def claim_granted(self, name: bytes, ref: int) -> None:
+        """See PresenceUser."""
+        if self._doubts is not None:
+            self._doubts.grant(name, ref)
+
+    def hold_asked(self, hold: bool) -> None:
+        """See PresenceUser."""
+        assert self._loop is not None
+        self._release()
+        if hold:
+            self._holding = self._loop.call_later(HOLD_FOR, self._release)
+            for serving in self._serving.values():
+                serving.hold(True)
+
+    def _release(self) -> None:
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+            for serving in self._serving.values():
+                serving.hold(False)
+
     def member_left(self, name: str) -> None:
         """See PresenceUser."""
         if self._offering is not None:
@@ -335,8 +390,14 @@ class RedisPort:
         self._tell(lambda user: user.offer_claimed(ref, UNKNOWN))
         self._tell(lambda user: user.member_gone(UNKNOWN))
 
+    def _taken(self, channel: str, name: bytes, ref: int, sealed: bytes, doubtful: bool) -> None:
+        if doubtful and self._doubts is not None:
+            self._doubts.put(channel, name, ref, sealed)
+        else:
+            self._offered(channel, name, ref, sealed)
+
     def _offered(self, channel: str, name: bytes, ref: int, sealed: bytes) -> None:
-        """An offer that was taken. Of somebody unknown: first see whether that one lives."""
+        """An offer that is ours. Of somebody unknown: first see whether that one lives."""
         presence = self._presence
         if presence is None:
             self._give_back(name, channel, ref, sealed)

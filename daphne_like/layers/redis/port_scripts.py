@@ -2,7 +2,7 @@
 What a port does within the engine in one step.
 
 An offer, in the list of a shared channel, is O, the offerer's name, its ref in eight octets, and the opening,
-packed, sealed where the layer has keys; before it the engine puts eight octets of time (see scripts.py). Notes,
+packed, sealed where the layer has keys; before it are eight octets of time (see scripts.py). Notes,
 which are in a port's inbox, are described in pair.py.
 """
 
@@ -10,9 +10,9 @@ from typing import Final
 
 from .keys import STAMP
 from .pair import NAME
-from .scripts import Script
+from .scripts import ADMIT_CHANNEL, PUT_BACK, Script
 
-__all__ = ["OFFER", "OFFERS_LEFT", "OFFER_HEAD", "POST", "WITHDRAW_OFFER"]
+__all__ = ["ALL_OF_PORTS", "OFFER", "OFFERS_LEFT", "OFFER_HEAD", "POST", "WITHDRAW_OFFER"]
 
 OFFER: Final = b"O"
 
@@ -61,3 +61,5 @@ end
 return 0
 """,
 )
+
+ALL_OF_PORTS: Final = (ADMIT_CHANNEL, PUT_BACK, POST, OFFERS_LEFT, WITHDRAW_OFFER)

@@ -20,7 +20,7 @@ from daphne_like import logs
 
 from ..encryption import Encryption
 from .engine import Engine
-from .pair import BYE, CLAIMS, DEAD, ENVELOPES, HEAD, Pair, sender_of
+from .pair import BYE, CLAIMS, DEAD, ENVELOPES, HEAD, HOLD, QUESTION, TAKE_IT, Pair, sender_of
 from .port_scripts import POST
 from .reader import Reader
 
@@ -53,6 +53,15 @@ class PresenceUser(Protocol):
     def claim_arrived(self, sender: str, ref: int) -> None:
         """*sender* has the offer that we called *ref*."""
 
+    def claim_asked(self, sender: str, ref: int) -> None:
+        """*sender* would have the offer that we called *ref*, if nobody else has it."""
+
+    def claim_granted(self, name: bytes, ref: int) -> None:
+        """Nobody else has the offer of that one that we have asked for."""
+
+    def hold_asked(self, hold: bool) -> None:
+        """Our process is said to be stuck: it is to take no offers for a while; or no longer."""
+
     def member_left(self, name: str) -> None:
         """It is gone."""
 
@@ -67,6 +76,9 @@ class Presence:
         prefix: of the keys.
         name: nobody else's.
         encryption: of what is written.
+
+    Attributes:
+        troubled_at: when the engine was there again last, loop time.
     """
 
     def __init__(
@@ -81,9 +93,12 @@ class Presence:
         self._inbox: Reader | None = None
         self._pairs: dict[bytes, Pair] = {}
         self._dead: dict[bytes, None] = {}
+        # Those that live, as somebody knows, whether they say so or not.
+        self._vouched: set[str] = set()
         # Told DEAD since the last look.
         self._scolded: set[bytes] = set()
         self._settled_at = self._loop.time() + SETTLE
+        self.troubled_at = float("-inf")
         self._ended = False
 
     # -- beginning and end -------------------------------------------------------------------------
@@ -145,13 +160,16 @@ class Presence:
             pair.look()
             self._push(pair)
             looks.append((pair, self._engine.command(pair.other, "GET", self._lease(pair.other))))
+        for other in self._vouched:
+            asked += self._renew_for(other)
         asked += [answer for _, answer in looks]
         # All of them, whatever becomes of one: none may be left without somebody who looks at it.
         await asyncio.wait(asked)
         for pair, answer in looks:
             if not answer.cancelled() and answer.exception() is None:
                 self._looked(pair, answer.result())
-        _nobody_waits(asked[0])
+        for answer in asked:
+            _nobody_waits(answer)
 
     def _looked(self, pair: Pair, lease: bytes | None) -> None:
         if lease == b"1":
@@ -182,8 +200,36 @@ class Presence:
         """Whether we have heard of that one, and not of its end."""
         return name in self._pairs
 
+    async def lives(self) -> bool:
+        """
+        Whether our lease is there, so that nobody can have taken us for dead.
+
+        Raises:
+            LayerUnavailable: the engine is away.
+        """
+        lease: bytes | None = await self._engine.command(self.name, "GET", self._lease(self.name))
+        return lease == b"1"
+
+    def member_suspended(self, other: str, suspended: bool) -> None:
+        """Its process is stuck, says who knows, and lives: its lease is ours to renew. Or that is over."""
+        if suspended and other.encode() not in self._dead:
+            self._vouched.add(other)
+            for answer in self._renew_for(other):
+                _nobody_waits(answer)
+        elif other in self._vouched:
+            self._vouched.discard(other)
+            _nobody_waits(self._tell(other, HOLD, b"-"))
+
+    def _renew_for(self, other: str) -> list["asyncio.Future[Any]"]:
+        lease, milliseconds = self._lease(other), LEASE * 1000
+        # What says that it is dead stays.
+        made = self._engine.command(other, "SET", lease, b"1", "PX", milliseconds, "NX")
+        renewed = self._engine.command(other, "PEXPIRE", lease, milliseconds)
+        return [made, renewed, self._tell(other, HOLD)]
+
     def member_ended(self, other: str) -> None:
         """Its process has ended, says who knows."""
+        self._vouched.discard(other)
         name = other.encode()
         if name in self._dead:
             return
@@ -200,6 +246,7 @@ class Presence:
         if pair is None:
             return
         pair.dead = True
+        self._vouched.discard(pair.other)
         if len(self._dead) >= MAX_DEAD:
             self._dead.clear()
         self._dead[name] = None
@@ -210,7 +257,8 @@ class Presence:
 
     def engine_back(self) -> None:
         """A node is there again: it may have forgotten who we are, and what was said."""
-        self._settled_at = self._loop.time() + SETTLE
+        self.troubled_at = self._loop.time()
+        self._settled_at = self.troubled_at + SETTLE
         if self._ended:
             return
         _nobody_waits(self._renew())
@@ -220,6 +268,7 @@ class Presence:
 
     def _inbox_back(self) -> None:
         """What the lost connection of the reader had is lost: the numbers will show it, and sooner so."""
+        self.troubled_at = self._loop.time()
         for pair in self._pairs.values():
             pair.ask_again()
             self._push(pair)
@@ -274,9 +323,18 @@ class Presence:
         push.add_done_callback(answered)
         return push
 
-    def _tell_once(self, other: str, kind: bytes) -> None:
-        note = kind + self.name.encode() + bytes(16)
-        _nobody_waits(self._engine.run(POST, other, [self._post(other)], [NOTE_LIFETIME, note]))
+    def ask(self, name: bytes, ref: int) -> None:
+        """Ask that one whether its offer is ours to take."""
+        _nobody_waits(self._tell(name.decode(), QUESTION, ref.to_bytes(8, "big")))
+
+    def grant(self, other: str, ref: int) -> None:
+        """Tell that one that it may take our offer."""
+        _nobody_waits(self._tell(other, TAKE_IT, ref.to_bytes(8, "big")))
+
+    def _tell(self, other: str, kind: bytes, rest: bytes = b"") -> "asyncio.Future[Any]":
+        """Say a note without a number, once."""
+        note = kind + self.name.encode() + bytes(16) + rest
+        return self._engine.run(POST, other, [self._post(other)], [NOTE_LIFETIME, note])
 
     def _seal(self, payload: bytes) -> bytes:
         return self._encryption.seal(payload) if self._encryption is not None else payload
@@ -303,8 +361,16 @@ class Presence:
             if payload is not None:
                 self._user.envelopes_arrived(pair.other, payload)
         elif kind == CLAIMS:
-            for place in range(HEAD, len(note) - 7, 8):
-                self._user.claim_arrived(pair.other, int.from_bytes(note[place : place + 8], "big"))
+            for ref in _refs_of(note):
+                self._user.claim_arrived(pair.other, ref)
+        elif kind == QUESTION:
+            for ref in _refs_of(note):
+                self._user.claim_asked(pair.other, ref)
+        elif kind == TAKE_IT:
+            for ref in _refs_of(note):
+                self._user.claim_granted(name, ref)
+        elif kind == HOLD:
+            self._user.hold_asked(len(note) == HEAD)
         elif kind == BYE:
             self._gone(name)
             return
@@ -317,7 +383,7 @@ class Presence:
         """Somebody whom we have given up speaks."""
         if name not in self._scolded and note[:1] not in (BYE, DEAD):
             self._scolded.add(name)
-            self._tell_once(name.decode(), DEAD)
+            _nobody_waits(self._tell(name.decode(), DEAD))
 
     def _opened(self, sealed: bytes) -> bytes | None:
         if self._encryption is None:
@@ -326,6 +392,10 @@ class Presence:
         if payload is None:
             log.error("what another member says is sealed with a key that this one has not")
         return payload
+
+
+def _refs_of(note: bytes) -> list[int]:
+    return [int.from_bytes(note[place : place + 8], "big") for place in range(HEAD, len(note) - 7, 8)]
 
 
 def _nobody_waits(answer: "asyncio.Future[Any]") -> None:

@@ -13,6 +13,7 @@ A reader never takes more than it is told to: it asks `count` before each pop, a
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -30,6 +31,9 @@ log = logging.getLogger(logs.LAYERS)
 
 # Seconds that the engine blocks us.
 BLOCK = 2
+
+# Seconds beyond that after which a reply says that somebody stood still: we, or the engine.
+LATE = 1.0
 
 # Seconds until it is asked once more to unblock us: what we sent may not have reached it then.
 UNBLOCK_AGAIN = 0.01
@@ -58,6 +62,11 @@ class Reader:
         count: how many elements may come.
         deliver: gets the key and its elements, the oldest first.
         back: called when the connection is there again after it was lost, and something popped with it maybe.
+
+    Attributes:
+        behind: 0, or the connection is to another engine than the one before, or to one that was started again,
+            and the list has not been read to its end since: what comes may have been there, and been read,
+            before. Another number each time. Means nothing with several keys.
     """
 
     def __init__(
@@ -71,6 +80,7 @@ class Reader:
     ) -> None:
         self.tag = tag
         self.node: str | None = None
+        self.behind = 0
         self._engine = engine
         self._words = ("BLMPOP", BLOCK, len(keys), *keys, "LEFT", "COUNT")
         self._count = count
@@ -79,9 +89,13 @@ class Reader:
         self._loop = asyncio.get_running_loop()
         # What the engine calls the connection; None: we may not know.
         self._client: int | None = None
-        # A BLMPOP is out, since this loop time.
+        self._asks_soon = False
+        # A BLMPOP is out, since this loop time, for so many.
         self._asked = False
         self._asked_at = 0.0
+        self._asked_for = 0
+        # When that was asked which was not answered in time, and is waited for a little longer.
+        self._overdue = 0.0
         # The tag is on its way to this node: an ASK said so.
         self._asking: str | None = None
         # The connection ends because the tag has another node.
@@ -90,14 +104,20 @@ class Reader:
         self._stopping: asyncio.Future[None] | None = None
         self._answered: asyncio.Future[None] = self._loop.create_future()
         self._watch: asyncio.TimerHandle | None = None
-        # It was connected before.
-        self._again = False
+        # How often it has been connected before, and the name of that life of an engine, if we know it.
+        self._connections = 0
+        self._life = b""
         self._said = ""
         self._tether = Tether(self, f"redis reader {tag}")
 
+    @property
+    def doubtful(self) -> bool:
+        """Within a delivery: whether what comes may have been read before, or have been given to us long ago."""
+        return bool(self.behind) or self._loop.time() - self._asked_at > BLOCK + LATE
+
     def wake(self) -> None:
         """`count` is no longer 0, maybe."""
-        if not self._asked:
+        if not self._asked and not self._asks_soon:
             self._ask()
 
     async def stop(self) -> None:
@@ -126,6 +146,17 @@ class Reader:
 
     # -- reading -----------------------------------------------------------------------------------
 
+    def _ask_soon(self) -> None:
+        """When those who were woken have had their turn, and what they say has left: somebody waits for it."""
+        if not self._asks_soon:
+            self._asks_soon = True
+            self._loop.call_soon(self._loop.call_soon, self._ask_now)
+
+    def _ask_now(self) -> None:
+        self._asks_soon = False
+        if not self._asked:
+            self._ask()
+
     def _ask(self) -> None:
         connection = self._tether.connection
         if connection is None or self._stopping is not None:
@@ -134,6 +165,7 @@ class Reader:
         if count > 0:
             self._asked = True
             self._asked_at = self._loop.time()
+            self._asked_for = count
             asking = ASKING if self._asking is not None else b""
             connection.write(asking + pack((*self._words, count)))
 
@@ -150,11 +182,14 @@ class Reader:
             if reply is not None:
                 with surviving("deliver"):
                     self._deliver(*reply)
+                if self.behind and len(reply[1]) < self._asked_for:
+                    self.behind = 0
             elif self._engine.topology.node_of(self.tag) == self.node:
                 self._asking = None
+                self.behind = 0
         if not self._asked:
             if self._stopping is None:
-                self._ask()
+                self._ask_soon()
             elif not self._answered.done():
                 self._answered.set_result(None)
 
@@ -191,15 +226,18 @@ class Reader:
         """An engine that does not even say that there is nothing is waited for no longer."""
         limit = BLOCK + self._engine.send_timeout
         wait = self._asked_at + limit - self._loop.time() if self._asked else limit
-        if wait <= 0:
+        if wait <= 0 and self._overdue == self._asked_at:
             self._tether.drop(f"no answer in {limit:g} s")
-        else:
-            self._watch = self._loop.call_later(wait, self._look_after)
+            return
+        if wait <= 0:
+            # Once more: where it was this process that stood still, the answer lies in the socket.
+            self._overdue, wait = self._asked_at, LATE
+        self._watch = self._loop.call_later(wait, self._look_after)
 
     # -- staying connected: see TetherUser -----------------------------------------------------------
 
     def first_words(self) -> Sequence[tuple[Any, ...]]:
-        return [("CLIENT", "ID")]
+        return [("CLIENT", "ID"), ("INFO", "server")]
 
     async def where(self) -> Host:
         topology = self._engine.topology
@@ -214,10 +252,14 @@ class Reader:
 
     def begin(self, replies: Sequence[Any], asked_at: float) -> None:
         self._client = replies[0] if isinstance(replies[0], int) else None
-        if self._again:
+        life = _life_of(replies[1])
+        if self._connections:
+            if not life or life != self._life:
+                self.behind = self._connections
             with surviving("back"):
                 self._back()
-        self._again = True
+        self._connections += 1
+        self._life = life
         self._look_after()
         self._ask()
 
@@ -236,6 +278,12 @@ class Reader:
             self.unreachable(reason)
         if self._stopping is not None and not self._answered.done():
             self._answered.set_result(None)
+
+
+def _life_of(reply: Any) -> bytes:
+    """The run_id in a reply to INFO; b"" from an engine that does not say."""
+    found = re.search(rb"run_id:(\w+)", reply) if isinstance(reply, bytes) else None
+    return found[1] if found else b""
 
 
 @contextlib.contextmanager

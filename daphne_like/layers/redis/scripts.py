@@ -1,15 +1,23 @@
 """
 What is done within the engine in one step: Lua scripts.
 
-Each has keys of one hash tag, so that it runs on any cluster. Times are the engine's own (TIME), so that the
-senders' clocks say nothing about order or age; what goes in is how long something may live, in milliseconds.
+Each has keys of one hash tag, so that it runs on any cluster.
 
 An *element* of a list is eight octets with the time at which it expires (a big-endian double, seconds of the
-engine's clock), which the script puts there, one octet that says its kind, and the rest. The rest is the
-layer's, but for this: of a counted message it begins with the channel's name and a zero octet.
+engine's clock: stamp()), one octet that says its kind, and the rest. The rest is the layer's, but for this: of a
+counted message it begins with the channel's name and a zero octet.
 
-Several elements go in one call, in *runs* of those that have the same limit, counter and lifetime:
-`counter, limit, lifetime, how many, element, element, ...`, run by run. They are refused one by one.
+Messages do not go through scripts, which cost ten times what a command does: Lua makes strings of arguments,
+copied and hashed. They are pushed, and *admitted* by a script in the same transaction, into which nobody can
+look; what is too much is taken back: nearly always nothing is. See Engine.push(). The time before an element
+is the sender's reading of the engine's clock (clock.py).
+
+What was pushed is described in *runs* of elements that have the same limit, counter and lifetime: `counter,
+limit, lifetime, how many`, run by run. They are refused one by one.
+
+Keys are kept for at least as long as the youngest of what is in them, and some seconds. A list that was empty
+gets its time with the first elements. One that was not has a time, which is looked at when the script's first
+argument, *keep*, is 1: each sender says so every KEEP_EVERY seconds, and when it sends what lives longer.
 
 Every script that writes begins its writing with a command that an engine without memory refuses. So an error
 of that kind says that nothing was done.
@@ -18,24 +26,42 @@ Redis 7.0 is enough.
 """
 
 import hashlib
+import struct
 from typing import Final
 
 __all__ = [
+    "ADMIT_CHANNEL",
+    "ADMIT_INBOX",
     "ALL",
     "GROUP_JOIN",
     "GROUP_MEMBERS",
+    "KEEP_EVERY",
     "MAX_INBOX",
-    "PUSH_CHANNEL",
-    "PUSH_INBOX",
     "PUT_BACK",
     "RECOUNT",
-    "TOOK",
     "WITHDRAW",
     "Script",
+    "stamp",
 ]
 
 # Elements that an inbox holds before group messages are refused: its process does not read any more.
 MAX_INBOX: Final = 20_000
+
+# Seconds; less than the five that keys are kept for beyond what they must be.
+KEEP_EVERY: Final = 2.0
+
+_stamp = struct.Struct(">d").pack
+
+
+def stamp(now: float, lifetime: float) -> bytes:
+    """
+    What an element begins with.
+
+    Args:
+        now: seconds of the engine's clock.
+        lifetime: milliseconds.
+    """
+    return _stamp(now + lifetime / 1000)
 
 
 class Script:
@@ -58,8 +84,7 @@ class Script:
         return f"<Script {self.name}>"
 
 
-# The time, and how keys are kept: at least as long as the youngest of what is in them, and renewed some seconds
-# before that would be so, because asking is cheaper than writing.
+# The time, and how long a key is kept.
 _HEAD = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -68,129 +93,123 @@ local function keep(key, lifetime)
     redis.call('PEXPIRE', key, lifetime + 5000)
   end
 end
-local function push(key, elements)
-  for first = 1, #elements, 1000 do
-    redis.call('RPUSH', key, unpack(elements, first, math.min(first + 999, #elements)))
-  end
-end
 """
 
-PUSH_INBOX: Final = Script(
-    "PUSH_INBOX",
+# Around what says how many of a run may stay, `room`.
+_ADMIT = (
     """
--- KEYS: inbox, counts.  ARGV: runs; limit 0: not counted, -1: while the inbox is not too long.
--- Gives the places (from 0) of those that were refused.
-"""
-    + _HEAD
-    + f"""
-local elements, refused, longest = {{}}, {{}}, 0
-local pending, sent, full = {{}}, {{}}, {{}}
-local place, at = 0, 1
-local length = false
-while at <= #ARGV do
+local keep, total = ARGV[1] == '1', tonumber(ARGV[2])
+local length, pushed, longest, rooms = redis.call('LLEN', KEYS[1]) - total, 0, 0, nil
+for at = 3, #ARGV, 4 do
   local counter, limit = ARGV[at], tonumber(ARGV[at + 1])
   local lifetime, count = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  local stamp = struct.pack('>d', now + lifetime / 1000)
   local room = count
-  if limit > 0 then
-    if not pending[counter] then
-      pending[counter] = tonumber(redis.call('HGET', KEYS[2], counter) or 0)
-      sent[counter] = 0
-    end
-    room = math.max(0, math.min(count, limit - pending[counter]))
-    pending[counter] = pending[counter] + room
-    sent[counter] = sent[counter] + room
-    if room < count then
-      full[counter] = (full[counter] or 0) + count - room
-    end
-  elseif limit < 0 then
-    length = length or redis.call('LLEN', KEYS[1])
-    room = math.max(0, math.min(count, {MAX_INBOX} - length - #elements))
+""",
+    """
+  if room < count then
+    rooms = rooms or {}
+    rooms[at] = room
   end
-  for i = at + 4, at + 3 + room do
-    elements[#elements + 1] = stamp .. ARGV[i]
-  end
-  for i = room, count - 1 do
-    refused[#refused + 1] = place + i
-  end
-  if room > 0 and lifetime > longest then
+  length = length + room
+  pushed = pushed + room
+  if lifetime > longest then
     longest = lifetime
   end
-  place = place + count
-  at = at + 4 + count
 end
-push(KEYS[1], elements)
-if #elements > 0 then
-  keep(KEYS[1], longest)
-end
-local counted = false
-for counter, count in pairs(sent) do
-  if count > 0 then
-    redis.call('HINCRBY', KEYS[2], counter, count)
-    redis.call('HINCRBY', KEYS[2], counter .. '#sent', count)
-    counted = true
+local refused = {}
+if rooms then
+  -- The last of a run are those that are too many.
+  local elements, stay, place = redis.call('LRANGE', KEYS[1], -total, -1), {}, 0
+  redis.call('LTRIM', KEYS[1], 0, -total - 1)
+  for at = 3, #ARGV, 4 do
+    local count = tonumber(ARGV[at + 3])
+    for i = 1, count do
+      if i <= (rooms[at] or count) then
+        stay[#stay + 1] = elements[place + i]
+      else
+        refused[#refused + 1] = place + i - 1
+      end
+    end
+    place = place + count
+  end
+  for first = 1, #stay, 1000 do
+    redis.call('RPUSH', KEYS[1], unpack(stay, first, math.min(first + 999, #stay)))
   end
 end
-for counter, count in pairs(full) do
-  redis.call('HINCRBY', KEYS[2], counter .. '#full', count)
-  counted = true
+if pushed > 0 and (pushed == length or keep and redis.call('PTTL', KEYS[1]) < longest + 3000) then
+  redis.call('PEXPIRE', KEYS[1], longest + 5000)
 end
-if counted then
-  keep(KEYS[2], math.max(longest, 60000))
+if keep then
+  longest = math.max(longest, 60000)
+  if redis.call('PTTL', KEYS[2]) < longest + 8000 then
+    redis.call('PEXPIRE', KEYS[2], longest + 10000)
+  end
 end
 return refused
 """,
 )
 
-PUSH_CHANNEL: Final = Script(
-    "PUSH_CHANNEL",
+ADMIT_INBOX: Final = Script(
+    "ADMIT_INBOX",
     """
--- KEYS: list of a shared channel, its statistics.  ARGV: runs; the counters say nothing, limit 0: none.
--- What is too old makes room. Gives the places (from 0) of those that were refused.
+-- KEYS: inbox, counts.  ARGV: keep, how many were pushed, runs.
+-- Limit 0: not counted; -1: while the inbox is not too long.
+-- Gives the places (from 0) of those that were refused.
 """
-    + _HEAD
-    + """
-local elements, refused, longest = {}, {}, 0
-local place, at = 0, 1
-local length = redis.call('LLEN', KEYS[1])
-while at <= #ARGV do
-  local limit, lifetime, count = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  local stamp = struct.pack('>d', now + lifetime / 1000)
-  local room = count
+    + _ADMIT[0]
+    + f"""
   if limit > 0 then
-    while length > 0 and length + #elements + count > limit do
-      local head = redis.call('LINDEX', KEYS[1], 0)
-      if struct.unpack('>d', head) > now then
-        break
-      end
-      redis.call('LPOP', KEYS[1])
-      length = length - 1
+    local pending = redis.call('HINCRBY', KEYS[2], counter, count)
+    if pending < count then
+      -- The count had been lost, and what it had counted was taken.
+      redis.call('HSET', KEYS[2], counter, count)
+      pending = count
     end
-    room = math.max(0, math.min(count, limit - length - #elements))
+    if pending > limit then
+      room = math.max(0, limit - pending + count)
+      redis.call('HINCRBY', KEYS[2], counter, room - count)
+      redis.call('HINCRBY', KEYS[2], counter .. '#full', count - room)
+    end
+  elseif limit < 0 and length + count > {MAX_INBOX} then
+    room = math.max(0, {MAX_INBOX} - length)
   end
-  for i = at + 4, at + 3 + room do
-    elements[#elements + 1] = stamp .. ARGV[i]
+"""
+    + _ADMIT[1],
+)
+
+ADMIT_CHANNEL: Final = Script(
+    "ADMIT_CHANNEL",
+    """
+-- KEYS: list of a shared channel, its statistics.  ARGV: as above, where counters say nothing; limit 0: none.
+-- What is too old makes room. Gives the places (from 0) of those that were refused.
+local now
+local function drop_old(key, over)
+  if not now then
+    local time = redis.call('TIME')
+    now = tonumber(time[1]) + tonumber(time[2]) / 1000000
   end
-  for i = room, count - 1 do
-    refused[#refused + 1] = place + i
+  local dropped = 0
+  while dropped < over and struct.unpack('>d', redis.call('LINDEX', key, 0)) <= now do
+    redis.call('LPOP', key)
+    dropped = dropped + 1
   end
-  if room > 0 and lifetime > longest then
-    longest = lifetime
-  end
-  place = place + count
-  at = at + 4 + count
+  return dropped
 end
-push(KEYS[1], elements)
-if #elements > 0 then
-  keep(KEYS[1], longest)
-  redis.call('HINCRBY', KEYS[2], 'sent', #elements)
-end
-if #refused > 0 then
-  redis.call('HINCRBY', KEYS[2], 'full', #refused)
-end
-keep(KEYS[2], math.max(longest, 60000))
-return refused
-""",
+"""
+    + _ADMIT[0]
+    + """
+  if limit > 0 and length + count > limit then
+    length = length - drop_old(KEYS[1], math.min(length, length + count - limit))
+    room = math.max(0, math.min(count, limit - length))
+  end
+  if room > 0 then
+    redis.call('HINCRBY', KEYS[2], 'sent', room)
+  end
+  if room < count then
+    redis.call('HINCRBY', KEYS[2], 'full', count - room)
+  end
+"""
+    + _ADMIT[1],
 )
 
 PUT_BACK: Final = Script(
@@ -220,20 +239,6 @@ for i = 1, #elements do
   end
 end
 return found
-""",
-)
-
-TOOK: Final = Script(
-    "TOOK",
-    """
--- KEYS: counts of an inbox.  ARGV: counter, how many were taken; counter, ...
-for i = 1, #ARGV, 2 do
-  local pending = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or 0)
-  if pending > 0 then
-    redis.call('HSET', KEYS[1], ARGV[i], math.max(0, pending - tonumber(ARGV[i + 1])))
-  end
-end
-return redis.status_reply('OK')
 """,
 )
 
@@ -307,11 +312,10 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')
 )
 
 ALL: Final = (
-    PUSH_INBOX,
-    PUSH_CHANNEL,
+    ADMIT_INBOX,
+    ADMIT_CHANNEL,
     PUT_BACK,
     WITHDRAW,
-    TOOK,
     RECOUNT,
     GROUP_JOIN,
     GROUP_MEMBERS,

@@ -18,14 +18,15 @@ from ..encryption import Encryption
 from .door import Fetched, RedisDoor, RedisMailbox, expiry_of
 from .engine import Engine
 from .keys import STAMP, Keys
-from .lane import ReplyLost
+from .lane_user import ReplyLost
 from .reader import Reader
+from .rereading import Rereading
 from .scripts import PUT_BACK
 
 __all__ = ["SharedChannels"]
 
-# Messages that are asked for at a time.
-MAX_COUNT = 64
+# Messages that are asked for at a time: as of an inbox.
+MAX_COUNT = 32
 
 # Seconds that a channel nobody waits for keeps its connections.
 IDLE = 10.0
@@ -34,7 +35,7 @@ _MESSAGE = ord("M")
 
 
 class _Channel:
-    __slots__ = ("idle_since", "readers", "returning", "wanted")
+    __slots__ = ("idle_since", "read", "readers", "returning", "wanted")
 
     def __init__(self) -> None:
         # receive()s that wait, less what was delivered to them.
@@ -42,6 +43,8 @@ class _Channel:
         # Messages that are on their way back.
         self.returning = 0
         self.readers: list[Reader] = []
+        # By part.
+        self.read: dict[str, Rereading] = {}
         self.idle_since = 0.0
 
 
@@ -49,6 +52,7 @@ class SharedChannels:
     """
     Args:
         lost: told how many messages could not be given to anybody, and why: a name for the log.
+        max_age: seconds that messages live.
     """
 
     def __init__(
@@ -59,7 +63,9 @@ class SharedChannels:
         door: RedisDoor,
         encryption: Encryption | None,
         lost: Callable[[str, int], None],
+        max_age: float,
     ) -> None:
+        self._max_age = max_age
         self._engine = engine
         self._keys = keys
         self._mailbox = mailbox
@@ -100,6 +106,8 @@ class SharedChannels:
             state = self._channels.get(part.rpartition(".")[0])
             if state is not None:
                 state.returning += len(payloads)
+                for payload in payloads:
+                    state.read[part].returned(payload.element)
             now = self._engine.time(part)
             lifetime = max(1, *(int(1000 * (expiry_of(each.element) - now)) for each in payloads))
             answer = self._engine.run(
@@ -141,7 +149,9 @@ class SharedChannels:
             def deliver(key: bytes, elements: list[bytes], part: str = part) -> None:
                 self._deliver(channel, state, part, elements)
 
-            state.readers.append(self._engine.reader(part, [self._keys.channel(part)], count, deliver))
+            read = state.read[part] = Rereading(part, self._max_age, deliver)
+            read.reader = reader = self._engine.reader(part, [self._keys.channel(part)], count, read.deliver)
+            state.readers.append(reader)
 
     def _deliver(self, channel: str, state: _Channel, part: str, elements: list[bytes]) -> None:
         ahead = self._engine.time(part) - time.monotonic()

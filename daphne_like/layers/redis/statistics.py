@@ -66,9 +66,10 @@ async def _read_inbox(engine: Engine, keys: Keys, member: str) -> _Figures:
     figures = {}
     for name in {field.partition("#")[0] for field in fields}:
         if name.endswith("!"):
+            pending = max(0, fields.get(name, 0))
             figures[name] = (
-                fields.get(f"{name}#sent", 0),
-                fields.get(name, 0),
+                pending + fields.get(f"{name}#took", 0),
+                pending,
                 0.0,
                 fields.get(f"{name}#full", 0),
             )
