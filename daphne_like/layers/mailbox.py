@@ -29,6 +29,7 @@ from typing import Protocol
 from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
 
+from .boxes import Box, Stream
 from .codec import Broadcast
 from .gap import MAX_MESSAGES
 from .groups import owner_name
@@ -37,9 +38,6 @@ from .member import End
 __all__ = ["Door", "Mailbox"]
 
 log = logging.getLogger(logs.LAYERS)
-
-# (payload, expires, whether the hub counts it, the group it was sent to or "")
-_Item = tuple[bytes, float, bool, str]
 
 
 class Door(Protocol):
@@ -61,35 +59,6 @@ class Door(Protocol):
     def stream_leaving(self, end: End, stream: str) -> None: ...
 
     def stream_held(self, end: End, stream: str, held: Sequence[tuple[str, bytes, float]]) -> None: ...
-
-
-class _Box:
-    """One channel. `prefix` is "" for shared ones; `readers` are those who wait, or have been woken."""
-
-    __slots__ = ("capacity", "channel", "last", "messages", "prefix", "readers", "stream", "waiters")
-
-    def __init__(self, channel: str, capacity: int) -> None:
-        self.channel = channel
-        self.prefix = channel[: channel.find("!") + 1]
-        self.capacity = capacity
-        self.messages: deque[_Item] = deque()
-        self.waiters: deque[asyncio.Future[None]] = deque()
-        self.readers: set[asyncio.Future[None]] = set()
-        # Label of the stream whose channel it is, and what was given out of it last.
-        self.stream = ""
-        self.last: _Item | None = None
-
-
-class _Stream:
-    """A relayed stream of this process, as far as groups know it."""
-
-    __slots__ = ("channels", "diverted", "ended", "leaving")
-
-    def __init__(self) -> None:
-        self.channels: dict[str, None] = {}
-        self.leaving = False
-        self.diverted = False
-        self.ended = False
 
 
 class Mailbox:
@@ -122,11 +91,11 @@ class Mailbox:
         self._capacity_of = capacity_of
         self._clock = clock
         self._lock = lock or threading.RLock()
-        self._boxes: dict[str, _Box] = {}
+        self._boxes: dict[str, Box] = {}
         # group -> this process' channels in it, and the other way round.
         self._groups: dict[str, dict[str, None]] = {}
         self._memberships: dict[str, set[str]] = {}
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         self.dropped = 0
         self._dropped_told = 0
         self.expired = 0
@@ -141,25 +110,39 @@ class Mailbox:
             ValueError: the channel is another process's.
         """
         with self._lock:
-            return self._next(self._asked(channel))
+            box = self._boxes.get(channel) or self._open_own(channel)
+            # Asking for the next one says that the last one was dealt with.
+            box.last = None
+            return self._next(box)
 
-    async def receive(self, channel: str) -> bytes:
+    async def receive(self, channel: str, here: asyncio.AbstractEventLoop | None = None) -> bytes:
         """
         The next message, waited for.
+
+        Args:
+            here: the running loop, from who knows it. Before Python 3.12 asyncio asks the kernel for our process'
+                id each time it is asked for that, which is dear.
 
         Raises:
             LayerUnavailable: close() was called meanwhile.
             ValueError: the channel is another process's.
         """
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            box = self._asked(channel)
-            payload = self._next(box)
-            if payload is not None:
-                return payload
-            future = loop.create_future()
+        # acquire() and release(), and not `with`, which costs as much again: this is done for each message.
+        lock = self._lock
+        lock.acquire()
+        try:
+            box = self._boxes.get(channel) or self._open_own(channel)
+            box.last = None
+            if box.messages or not box.prefix:
+                payload = self._next(box)
+                if payload is not None:
+                    return payload
+            loop = here or asyncio.get_running_loop()
+            future: asyncio.Future[None] = asyncio.Future(loop=loop)
             box.waiters.append(future)
             self._begin_waiting(box, future)
+        finally:
+            lock.release()
         while True:
             try:
                 await future
@@ -167,27 +150,20 @@ class Mailbox:
                 with self._lock:
                     self._stop_waiting(box, future)
                 raise
-            with self._lock:
+            lock.acquire()
+            try:
                 box.readers.discard(future)
                 payload = self._next(box)
                 if payload is not None:
                     return payload
                 # Somebody else took it, or it was too old. It is our turn still.
-                future = loop.create_future()
+                future = asyncio.Future(loop=loop)
                 box.waiters.appendleft(future)
                 self._begin_waiting(box, future)
+            finally:
+                lock.release()
 
-    def _asked(self, channel: str) -> _Box:
-        """The box that somebody asks for the next message of: the last one was dealt with."""
-        box = self._boxes.get(channel)
-        if box is None:
-            if "!" in channel and not self.owns(channel):
-                raise ValueError(f"{channel!r} is a channel of another process")
-            return self._open(channel)
-        box.last = None
-        return box
-
-    def _next(self, box: _Box) -> bytes | None:
+    def _next(self, box: Box) -> bytes | None:
         messages = box.messages
         while messages:
             item = messages.popleft()
@@ -201,12 +177,12 @@ class Mailbox:
             self.expired += 1
         return None if box.prefix else self.door.take(box.channel)
 
-    def _begin_waiting(self, box: _Box, future: "asyncio.Future[None]") -> None:
+    def _begin_waiting(self, box: Box, future: "asyncio.Future[None]") -> None:
         box.readers.add(future)
         if not box.prefix:
             self.door.want(self, box.channel, 1)
 
-    def _stop_waiting(self, box: _Box, future: "asyncio.Future[None]") -> None:
+    def _stop_waiting(self, box: Box, future: "asyncio.Future[None]") -> None:
         box.readers.discard(future)
         try:
             box.waiters.remove(future)
@@ -220,14 +196,14 @@ class Mailbox:
             else:
                 self.door.unwant(self, box.channel, 1)
 
-    def _put_back(self, box: _Box) -> None:
+    def _put_back(self, box: Box) -> None:
         """Give the hub what nobody waits for here; the last first, so that the order stays."""
         while len(box.messages) > len(box.readers):
             payload, expires, _, _ = box.messages.pop()
             self.door.put_back(box.channel, payload, expires)
 
-    def _wake(self, box: _Box) -> None:
-        """Have one of those who wait look into the box."""
+    def _wake(self, box: Box, here: asyncio.AbstractEventLoop | None = None) -> None:
+        """Have one of those who wait look into the box; *here*: as of receive()."""
         waiters = box.waiters
         while waiters:
             future = waiters.popleft()
@@ -235,7 +211,7 @@ class Mailbox:
                 # Cancelled, and not yet run.
                 continue
             loop = future.get_loop()
-            if loop is running_loop():
+            if loop is (here or running_loop()):
                 future.set_result(None)
                 return
             try:
@@ -248,12 +224,19 @@ class Mailbox:
 
     # What the hub delivers: see End.
 
-    def deliver(self, channel: str, payload: bytes, expires: float, counted: bool) -> None:
+    def deliver(
+        self,
+        channel: str,
+        payload: bytes,
+        expires: float,
+        counted: bool,
+        here: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         with self._lock:
             box = self._boxes.get(channel) or self._open(channel)
             box.messages.append((payload, expires, counted, ""))
             if box.waiters:
-                self._wake(box)
+                self._wake(box, here)
             if not counted and not box.prefix and len(box.messages) > len(box.readers):
                 self._put_back(box)
 
@@ -263,14 +246,21 @@ class Mailbox:
             if len(channels) > 1 and type(payload) is bytes:
                 payload = Broadcast(payload)
             item = (payload, expires, False, group)
+            boxes, here = self._boxes, running_loop()
             for channel in channels:
-                box = self._boxes.get(channel) or self._open(channel)
-                if len(box.messages) >= box.capacity and not self._drop_expired(box):
+                box = boxes.get(channel) or self._open(channel)
+                messages, waiters = box.messages, box.waiters
+                if len(messages) >= box.capacity and not self._drop_expired(box):
                     self.dropped += 1
                     continue
-                box.messages.append(item)
-                if box.waiters:
-                    self._wake(box)
+                messages.append(item)
+                if waiters:
+                    # As _wake() does, for whoever waits here: nearly always it is one, in this loop.
+                    if (first := waiters[0]).get_loop() is here and not first.done():
+                        del waiters[0]
+                        first.set_result(None)
+                    else:
+                        self._wake(box)
 
     def deliver_kept(self, channel: str, group: str, payload: bytes, expires: float) -> None:
         with self._lock:
@@ -339,7 +329,7 @@ class Mailbox:
                 return ""
             known = self._streams.get(stream)
             if known is None:
-                known = self._streams[stream] = _Stream()
+                known = self._streams[stream] = Stream()
             if known.leaving:
                 return ""
             known.channels[channel] = None
@@ -365,7 +355,7 @@ class Mailbox:
         with self._lock:
             known = self._streams.get(stream)
             if known is None:
-                known = self._streams[stream] = _Stream()
+                known = self._streams[stream] = Stream()
             if known.leaving:
                 return
             known.leaving = True
@@ -387,7 +377,7 @@ class Mailbox:
                 if known.diverted or not known.leaving:
                     self._hand_over(stream, known)
 
-    def _hand_over(self, stream: str, known: _Stream) -> None:
+    def _hand_over(self, stream: str, known: Stream) -> None:
         del self._streams[stream]
         held: list[tuple[str, bytes, float]] = []
         # Two channels of the stream in one group have the same messages: one of them counts.
@@ -465,11 +455,16 @@ class Mailbox:
                         # That loop is closed.
                         box.readers.discard(future)
 
-    def _open(self, channel: str) -> _Box:
-        box = self._boxes[channel] = _Box(channel, self._capacity_of(channel))
+    def _open(self, channel: str) -> Box:
+        box = self._boxes[channel] = Box(channel, self._capacity_of(channel))
         return box
 
-    def _drop_expired(self, box: _Box) -> bool:
+    def _open_own(self, channel: str) -> Box:
+        if "!" in channel and not self.owns(channel):
+            raise ValueError(f"{channel!r} is a channel of another process")
+        return self._open(channel)
+
+    def _drop_expired(self, box: Box) -> bool:
         messages, now = box.messages, self._clock()
         before = len(messages)
         while messages and messages[0][1] <= now:

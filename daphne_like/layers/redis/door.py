@@ -12,6 +12,7 @@ import threading
 import time
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Mapping, Sequence
+from threading import get_ident
 from typing import Any, Protocol
 
 from ..codec import Broadcast
@@ -51,9 +52,10 @@ class Told(Broadcast):
 
 
 class DoorUser(Protocol):
-    """A member. All but `loop` is called in its event loop."""
+    """A member. All but `loop` and `thread` is called in its event loop."""
 
     loop: asyncio.AbstractEventLoop
+    thread: int
 
     def want(self, channel: str, count: int) -> None:
         """So many more receive()s wait for a shared channel; fewer where negative."""
@@ -90,7 +92,7 @@ class RedisDoor:
     def want(self, end: End, channel: str, count: int) -> None:
         user = self.user
         if user is not None:
-            if running_loop() is user.loop:
+            if get_ident() == user.thread and user.loop.is_running():
                 user.want(channel, count)
             else:
                 # A loop that is closed: its member is no more, and the next one asks the mailbox.

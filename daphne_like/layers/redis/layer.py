@@ -18,6 +18,7 @@ import threading
 import uuid
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from threading import get_ident
 from typing import Any, TypeVar
 
 from daphne_like.errors import ConfigurationError
@@ -199,7 +200,7 @@ class RedisChannelLayer(BaseChannelLayer):
             self.require_valid_channel_name(channel)
         payload = pack_message(message)
         member = self._member
-        if member is not None and running_loop() is member.loop:
+        if member is not None and get_ident() == member.thread and member.loop.is_running():
             sent = await member.send(channel, payload)
         else:
             sent = await self._ask(lambda member: member.ask_send(channel, payload))
@@ -210,9 +211,12 @@ class RedisChannelLayer(BaseChannelLayer):
         if channel not in self._good_channels:
             self.require_valid_channel_name(channel)
         member = self._member
-        if member is None or not member.listening or running_loop() is not member.loop:
+        here = None
+        if member is None or not member.listening or not member.loop.is_running():
             self._listen()
-        message: dict[str, Any] = unpack(await self._mailbox.receive(channel))
+        elif get_ident() == member.thread:
+            here = member.loop
+        message: dict[str, Any] = unpack(await self._mailbox.receive(channel, here))
         return message
 
     async def new_channel(self, prefix: str = "specific") -> str:

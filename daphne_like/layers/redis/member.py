@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from threading import get_ident
 
 from daphne_like import logs
 from daphne_like.errors import LayerUnavailable
@@ -86,6 +87,8 @@ class RedisMember:
 
     Attributes:
         loop: where it lives.
+        thread: the loop's. Whoever is in it while the loop runs, is in the loop; see Mailbox.receive() for why
+            asyncio is not asked.
         group_messages: that have come in.
         listening: the inbox is read.
         engine: for whoever needs more of it.
@@ -110,6 +113,7 @@ class RedisMember:
         self.group_messages = 0
         self.listening = False
         self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
         self.keys = keys
         self.engine = Engine(topology, user=self, scripts=ALL, send_timeout=send_timeout)
         self._mailbox = mailbox
@@ -375,7 +379,7 @@ class RedisMember:
                                 self._door.took(mailbox, channel[: channel.find("!") + 1], 1)
                                 continue
                             payload = opened
-                        deliver(channel, payload, expiry_of(element) - ahead, True)
+                        deliver(channel, payload, expiry_of(element) - ahead, True, self.loop)
                     elif kind == _GROUP:
                         self._deliver_group(element, ahead)
                     elif kind in (JOIN, LEAVE):

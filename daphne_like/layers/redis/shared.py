@@ -156,6 +156,7 @@ class SharedChannels:
     def _deliver(self, channel: str, state: _Channel, part: str, elements: list[bytes]) -> None:
         ahead = self._engine.time(part) - time.monotonic()
         encryption = self._encryption
+        here = asyncio.get_running_loop()
         with self._mailbox.lock:
             for element in elements:
                 cut = element.find(0, STAMP)
@@ -177,7 +178,7 @@ class SharedChannels:
                 state.wanted = max(0, state.wanted - 1)
                 if not state.wanted:
                     state.idle_since = time.monotonic()
-                self._mailbox.deliver(channel, payload, expiry_of(element) - ahead, False)
+                self._mailbox.deliver(channel, payload, expiry_of(element) - ahead, False, here)
 
     def _put(self, payloads: list[Fetched], answer: "asyncio.Future[object]") -> None:
         self._puts.discard(answer)
