@@ -271,7 +271,8 @@ class IPCChannelLayer(BaseChannelLayer):
             self.require_valid_channel_name(channel)
         if self._hub is None and not self._link.connected:
             self._start()
-        message: dict[str, Any] = unpack(await self._mailbox.receive(channel))
+        found = self._mailbox.ask(channel)
+        message: dict[str, Any] = unpack(found if isinstance(found, bytes) else await found)
         return message
 
     async def new_channel(self, prefix: str = "specific") -> str:

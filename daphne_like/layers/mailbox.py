@@ -23,7 +23,7 @@ import threading
 import time
 from asyncio import _get_running_loop as running_loop
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from daphne_like import logs
@@ -102,52 +102,48 @@ class Mailbox:
 
     # Receiving.
 
-    def take(self, channel: str) -> bytes | None:
-        """
-        The next message if one is at hand.
-
-        Raises:
-            ValueError: the channel is another process's.
-        """
-        with self._lock:
-            box = self._boxes.get(channel) or self._open_own(channel)
-            # Asking for the next one says that the last one was dealt with.
-            box.last = None
-            return self._next(box)
-
-    async def receive(self, channel: str, here: asyncio.AbstractEventLoop | None = None) -> bytes:
+    async def receive(self, channel: str) -> bytes:
         """
         The next message, waited for.
-
-        Args:
-            here: the running loop, from who knows it. Before Python 3.12 asyncio asks the kernel for our process'
-                id each time it is asked for that, which is dear.
 
         Raises:
             LayerUnavailable: close() was called meanwhile.
             ValueError: the channel is another process's.
         """
-        # acquire() and release(), and not `with`, which costs as much again: this is done for each message.
+        found = self.ask(channel)
+        return found if isinstance(found, bytes) else await found
+
+    def ask(self, channel: str, here: asyncio.AbstractEventLoop | None = None) -> bytes | Awaitable[bytes]:
+        """
+        receive(): the message where one is at hand; else what is to be awaited, at once.
+
+        *here* is the running loop, from who knows it: before Python 3.12 asyncio makes a system call to tell.
+        """
+        # acquire() and release() for each message, and not `with`, which costs as much again.
         lock = self._lock
         lock.acquire()
         try:
             box = self._boxes.get(channel) or self._open_own(channel)
+            # Asking for the next one says that the last one was dealt with.
             box.last = None
             if box.messages or not box.prefix:
                 payload = self._next(box)
                 if payload is not None:
                     return payload
-            loop = here or asyncio.get_running_loop()
-            future: asyncio.Future[None] = asyncio.Future(loop=loop)
+            future: asyncio.Future[None] = asyncio.Future(loop=here or asyncio.get_running_loop())
             box.waiters.append(future)
             self._begin_waiting(box, future)
         finally:
             lock.release()
+        return self._wait(box, future)
+
+    async def _wait(self, box: Box, future: "asyncio.Future[None]") -> bytes:
+        lock = self._lock
         while True:
             try:
                 await future
             except BaseException:
-                with self._lock:
+                with lock:
                     self._stop_waiting(box, future)
                 raise
             lock.acquire()
@@ -157,7 +153,7 @@ class Mailbox:
                 if payload is not None:
                     return payload
                 # Somebody else took it, or it was too old. It is our turn still.
-                future = asyncio.Future(loop=loop)
+                future = asyncio.Future(loop=future.get_loop())
                 box.waiters.appendleft(future)
                 self._begin_waiting(box, future)
             finally:

@@ -84,10 +84,8 @@ class MemoryChannelLayer(BaseChannelLayer):
     async def receive(self, channel: str) -> dict[str, Any]:
         if channel not in self._good_channels:
             self.require_valid_channel_name(channel)
-        payload = self._mailbox.take(channel)
-        if payload is None:
-            payload = await self._mailbox.receive(channel)
-        message: dict[str, Any] = unpack(payload)
+        found = self._mailbox.ask(channel)
+        message: dict[str, Any] = unpack(found if isinstance(found, bytes) else await found)
         return message
 
     async def new_channel(self, prefix: str = "specific") -> str:

@@ -216,7 +216,8 @@ class RedisChannelLayer(BaseChannelLayer):
             self._listen()
         elif get_ident() == member.thread:
             here = member.loop
-        message: dict[str, Any] = unpack(await self._mailbox.receive(channel, here))
+        found = self._mailbox.ask(channel, here)
+        message: dict[str, Any] = unpack(found if isinstance(found, bytes) else await found)
         return message
 
     async def new_channel(self, prefix: str = "specific") -> str:
