@@ -80,7 +80,7 @@ def unpack(data: bytes | memoryview) -> Any:
         LayerError: these octets are not one packed value.
     """
     if isinstance(data, Broadcast):
-        return data.message()
+        return data.make()
     try:
         # Keys other than str are refused where a message enters, and only at its top.
         return _unpack(data, strict_map_key=False)
@@ -96,19 +96,16 @@ class Broadcast(bytes):
     third of the price. What is nested more than twice is unpacked each time.
     """
 
-    _make: Callable[[], Any]
-
-    def message(self) -> Any:
+    def make(self) -> Any:
         """
+        A copy. The first call finds out how, and stands aside.
+
         Raises:
             LayerError: as unpack().
         """
-        try:
-            return self._make()
-        except AttributeError:
-            packed = bytes(self)
-            self._make = _copier(unpack(packed)) or functools.partial(unpack, packed)
-        return self._make()
+        packed = bytes(self)
+        self.__dict__["make"] = how = _copier(unpack(packed)) or functools.partial(unpack, packed)
+        return how()
 
 
 def _copier(template: Any) -> Callable[[], Any] | None:
@@ -116,15 +113,16 @@ def _copier(template: Any) -> Callable[[], Any] | None:
     if type(template) is not dict:
         return None
     nested: list[tuple[Any, Callable[[], Any]]] = []
+    tables: list[tuple[Any, list[list[Any]]]] = []
     for key, value in template.items():
         if type(value) in _CONTAINERS:
             if _is_flat(value):
                 nested.append((key, value.copy))
             elif type(value) is list and all(type(row) is list and _is_flat(row) for row in value):
-                nested.append((key, functools.partial(_copy_rows, value)))
+                tables.append((key, value))
             else:
                 return None
-    if not nested:
+    if not nested and not tables:
         copy: Callable[[], Any] = template.copy
         return copy
 
@@ -132,25 +130,21 @@ def _copier(template: Any) -> Callable[[], Any] | None:
         message = template.copy()
         for key, copy in nested:
             message[key] = copy()
+        for key, rows in tables:
+            message[key] = list(map(_copy_list, rows))
         return message
 
     return make
 
 
 _CONTAINERS = frozenset((dict, list))
+_copy_list = list.copy
 
 
 def _is_flat(container: Any) -> bool:
     """Nothing in it could be changed."""
     values = container.values() if type(container) is dict else container
     return _CONTAINERS.isdisjoint(map(type, values))
-
-
-_copy_list = list.copy
-
-
-def _copy_rows(rows: list[list[Any]]) -> list[list[Any]]:
-    return list(map(_copy_list, rows))
 
 
 def unpack_tuples(data: bytes | memoryview) -> Any:

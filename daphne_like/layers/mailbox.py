@@ -132,7 +132,9 @@ class Mailbox:
                     return payload
             future: asyncio.Future[None] = asyncio.Future(loop=here or asyncio.get_running_loop())
             box.waiters.append(future)
-            self._begin_waiting(box, future)
+            box.readers.add(future)
+            if not box.prefix:
+                self.door.want(self, channel, 1)
         finally:
             lock.release()
         return self._wait(box, future)
@@ -155,7 +157,9 @@ class Mailbox:
                 # Somebody else took it, or it was too old. It is our turn still.
                 future = asyncio.Future(loop=future.get_loop())
                 box.waiters.appendleft(future)
-                self._begin_waiting(box, future)
+                box.readers.add(future)
+                if not box.prefix:
+                    self.door.want(self, box.channel, 1)
             finally:
                 lock.release()
 
@@ -172,11 +176,6 @@ class Mailbox:
                 return payload
             self.expired += 1
         return None if box.prefix else self.door.take(box.channel)
-
-    def _begin_waiting(self, box: Box, future: "asyncio.Future[None]") -> None:
-        box.readers.add(future)
-        if not box.prefix:
-            self.door.want(self, box.channel, 1)
 
     def _stop_waiting(self, box: Box, future: "asyncio.Future[None]") -> None:
         box.readers.discard(future)
