@@ -30,6 +30,7 @@ class Comparison:
         contestants: names, ours first; each is measured by `measure(name, seconds)`.
         must, aim: (contestant, ratio of ours to it), or ("", bound) for a figure that may not be exceeded.
         difference: the figure judged is ours minus the second's, not a ratio.
+        smaller: the better figure is the smaller one, and a ratio must not be exceeded.
         once: measured in one round only.
     """
 
@@ -41,6 +42,7 @@ class Comparison:
     aim: tuple[str, float]
     measure: Callable[[str, int], Sample]
     difference: bool = False
+    smaller: bool = False
     once: bool = False
     needs_wrk: bool = False
 
@@ -109,7 +111,8 @@ def judged(row: Comparison, cells: Cells) -> list[str]:
 
 def demand_words(row: Comparison, demand: tuple[str, float]) -> str:
     name, bound = demand
-    return f">= {bound:g} x {name}" if name else f"<= {bound:g} {row.unit}"
+    sign = "<=" if row.smaller else ">="
+    return f"{sign} {bound:g} x {name}" if name else f"<= {bound:g} {row.unit}"
 
 
 def verdict(row: Comparison, cells: Cells) -> str:
@@ -128,7 +131,9 @@ def meets(row: Comparison, demand: tuple[str, float], cells: Cells) -> bool | No
         return None
     if name:
         theirs = cells[name].median
-        return ours / theirs >= bound if theirs else None
+        if not theirs:
+            return None
+        return ours / theirs <= bound if row.smaller else ours / theirs >= bound
     if row.difference:
         theirs = cells[row.contestants[1]].median
         return ours - theirs <= bound if theirs is not None else None

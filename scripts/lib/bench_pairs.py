@@ -31,11 +31,11 @@ LAYERS = (
     Server("redis", "", ("redis", "hiredis")),
 )
 
+# Messages that are under way at a time.
 FLIGHT = 64
-# Each of so many processes has so many channels in the group; so many messages to it are under way at a time.
+# Each of so many processes has so many channels in the group.
 MEMBER_PROCESSES = 2
 MEMBERS = 500
-GROUP_FLIGHT = 16
 
 
 def require_redis() -> None:
@@ -142,8 +142,8 @@ def measure_alone(name: str, seconds: int) -> Sample:
 
 
 def measure_group(name: str, seconds: int) -> Sample:
-    """Deliveries a second of messages to a group, GROUP_FLIGHT at a time; each must reach every member."""
+    """Deliveries a second of messages to a group, FLIGHT at a time; each must reach every member."""
     os.sched_setaffinity(0, CORES)
     with layer_url(name) as url:
-        words = [str(seconds), str(GROUP_FLIGHT), str(MEMBER_PROCESSES), str(MEMBERS)]
+        words = [str(seconds), str(FLIGHT), str(MEMBER_PROCESSES), str(MEMBERS)]
         return Sample(said(pair("group", name, url, *words))["rate"])
