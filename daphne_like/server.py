@@ -31,7 +31,8 @@ from daphne_like.net.listeners import Listeners
 from daphne_like.net.tls import TLSCertificate
 from daphne_like.reactor import collect_garbage_seldom, current_reactor, run_in_reactor
 from daphne_like.settings import Settings
-from daphne_like.threads import ThreadPool, open_pool
+from daphne_like.thread_pools import open_pool
+from daphne_like.threads import ThreadPool
 from daphne_like.typing import ASGIApplication, Receive, Scope, Send
 
 __all__ = ["Server", "Service", "serve_until_told"]

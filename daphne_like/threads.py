@@ -20,7 +20,7 @@ when they were idle for IDLE_LIMIT. When all are taken, jobs wait, first come fi
 is the business of who takes requests in (--max-concurrent-requests, --worker-sessions). Leases, see `Lease`,
 add their own.
 
-One pool for an event loop: open_pool(), pool_for().
+One pool for an event loop: see thread_pools.py.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import logs
-from .serving import serving
 from .thread_jobs import ATOMIC, CLEAN, OPEN, READING, Call, Job, Lease, PoolThread
 
-__all__ = ["ATOMIC", "CLEAN", "OPEN", "READING", "Job", "Lease", "ThreadPool", "open_pool", "pool_for"]
+__all__ = ["ATOMIC", "CLEAN", "OPEN", "READING", "Job", "Lease", "ThreadPool"]
 
 log = logging.getLogger(logs.APPLICATION)
 
@@ -94,9 +93,9 @@ class ThreadPool:
         self._taken_up = 0  # of these, such as had no thread yet
         self._famine = False  # since FAMINE_AFTER none was, and until a thread is idle again
         self._standstill = False  # since STANDSTILL_AFTER none was
-        self._bound: deque[Job] = (
-            deque()
-        )  # of leases that have their thread: these go first, to end what was begun
+        self._short_of_threads = False  # and said so
+        # Of leases that have their thread: these go first, to end what was begun.
+        self._bound: deque[Job] = deque()
         self._resting: OrderedDict[Lease, None] = (
             OrderedDict()
         )  # leases whose thread has nothing to do, oldest first
@@ -408,10 +407,18 @@ class ThreadPool:
             return self._hire()
         return None
 
-    def _hire(self) -> PoolThread:
+    def _hire(self) -> PoolThread | None:
+        """A new thread; None where the system has none for now: jobs wait, and it is asked again."""
         worker = PoolThread(self._serve, next(self._numbers))
+        try:
+            worker.start()
+        except RuntimeError as error:
+            if not self._short_of_threads:
+                self._short_of_threads = True
+                log.warning("could not start a thread", extra={"threads": self.size, "reason": str(error)})
+            return None
+        self._short_of_threads = False
         self._workers.add(worker)
-        worker.start()
         if len(self._workers) > self.threads:
             self._done.append(self._reap_later)
         return worker
@@ -424,7 +431,9 @@ class ThreadPool:
     def _lie_down(self, me: PoolThread) -> None:
         if me.lease is not None:
             return
-        if self.closed or me.spent or len(self._workers) > self.max_threads:
+        # One more than max_threads stays while all others are held: the next job would wait as long again.
+        free = self._idle or len(self._resting) + 1 < len(self._workers)
+        if self.closed or me.spent or (len(self._workers) > self.max_threads and free):
             self._dismiss(me)
         else:
             self._famine = self._standstill = False
@@ -465,31 +474,3 @@ class _Finished:
 
     def __call__(self) -> None:
         self._pool._finished(self._job)
-
-
-_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadPool] = weakref.WeakKeyDictionary()
-
-
-def open_pool(loop: asyncio.AbstractEventLoop, threads: int, max_threads: int) -> ThreadPool | None:
-    """A new pool of *loop*, for who calls to close; None where there is one already."""
-    if _is_open(loop):
-        return None
-    pool = _pools[loop] = ThreadPool(loop, threads, max_threads)
-    return pool
-
-
-def _is_open(loop: asyncio.AbstractEventLoop) -> bool:
-    pool = _pools.get(loop)
-    return pool is not None and not pool.closed
-
-
-def pool_for(loop: asyncio.AbstractEventLoop) -> ThreadPool:
-    """The pool of *loop*; where there is none, one is made as the server around us was told to."""
-    pool = _pools.get(loop)
-    if pool is None or pool.closed:
-        settings = serving()
-        if settings is None:
-            pool = _pools[loop] = ThreadPool(loop)
-        else:
-            pool = _pools[loop] = ThreadPool(loop, settings.threads, settings.max_threads)
-    return pool

@@ -34,7 +34,7 @@ from .relay.worker import Worker
 from .reporting import leave_threads_behind
 from .serving import announce
 from .settings import Settings
-from .threads import pool_for
+from .thread_pools import pool_for
 from .typing import ASGIApplication
 from .worker_link import SupervisorLink
 from .wsgi import load_application

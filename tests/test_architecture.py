@@ -41,6 +41,7 @@ FLOORS = {
     "server": 4,
     "supervisor": 4,
     "thread_jobs": 4,
+    "thread_pools": 4,
     "threads": 4,
     "testing": 4,
     "worker_link": 4,

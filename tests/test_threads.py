@@ -10,7 +10,8 @@ import pytest
 
 from daphne_like import threads
 from daphne_like.thread_jobs import ATOMIC, CLEAN, OPEN, READING, Job, Lease, PoolThread
-from daphne_like.threads import ThreadPool, open_pool, pool_for
+from daphne_like.thread_pools import open_pool, pool_for
+from daphne_like.threads import ThreadPool
 
 
 @asynccontextmanager

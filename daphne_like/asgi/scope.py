@@ -64,7 +64,7 @@ def http_scope(
         path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
     else:
         path = raw_path.decode("ascii")
-    # The application may change all of its own.
+    # The application may change these, and what is in them, but for the empty dicts of extensions.
     scope = template.copy()
     scope["asgi"] = scope["asgi"].copy()
     scope["extensions"] = extensions = scope["extensions"].copy()

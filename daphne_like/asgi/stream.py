@@ -7,7 +7,6 @@ a StreamTransport, which keeps the socket.
 """
 
 import asyncio
-import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -221,13 +220,28 @@ def task_starter(
     loop: asyncio.AbstractEventLoop,
 ) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
     """
-    Starts coroutines of applications as tasks of *loop*: by its task factory, if there is one by now.
+    Starts coroutines of applications as tasks of *loop*: by its task factory, if there is one.
 
     Otherwise with a name, as Python before 3.12 composes one for each, whether or not anybody ever looks at it.
     """
-    if loop.get_task_factory() is not None:
-        return loop.create_task
-    return functools.partial(asyncio.Task, loop=loop, name="daphne_like application")
+    factory_of = loop.get_task_factory
+
+    def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if factory_of() is None:
+            return asyncio.Task(coroutine, loop=loop, name="daphne_like application")
+        return loop.create_task(_in_the_next_turn(coroutine))
+
+    return start
+
+
+async def _in_the_next_turn(coroutine: Coroutine[Any, Any, None]) -> None:
+    """An eager task would run, and might end, before anybody knows of its stream."""
+    try:
+        await asyncio.sleep(0)
+    except BaseException:
+        coroutine.close()
+        raise
+    await coroutine
 
 
 def came_from_departure(error: BaseException | None) -> bool:

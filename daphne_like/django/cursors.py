@@ -46,7 +46,8 @@ def begin(connection: Any) -> None:
     """Note the cursors of *connection* from now on; what there was before is nobody's any more."""
     cursors = _cursors_of(connection)
     if cursors is None:
-        connection.execute_wrappers.append(_Cursors())
+        # First, which is outermost: whoever leaves connection.execute_wrapper() takes off the last one.
+        connection.execute_wrappers.insert(0, _Cursors())
     else:
         cursors.held.clear()
 

@@ -27,7 +27,8 @@ from django.utils.module_loading import import_string
 
 from daphne_like import logs
 from daphne_like.asgi.direct import Exchange, exchange_of
-from daphne_like.threads import ThreadPool, pool_for
+from daphne_like.thread_pools import pool_for
+from daphne_like.threads import ThreadPool
 from daphne_like.typing import Receive, Scope, Send
 
 from .async_path import AsyncPath

@@ -176,7 +176,7 @@ class ResponseWriter:
             else:
                 self._framing = _CHUNKS
                 lines.append(b"transfer-encoding: chunked\r\n")
-        if self._close_after:
+        if self._close_after or not self._keep_alive:
             lines.append(b"connection: close\r\n")
             self._keep_alive = False
         elif self._request.http_version == "1.0":

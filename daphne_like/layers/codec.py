@@ -122,6 +122,8 @@ def _copier(template: Any) -> Callable[[], Any] | None:
                 tables.append((key, value))
             else:
                 return None
+        elif type(value) not in _PLAIN:
+            return None
     if not nested and not tables:
         copy: Callable[[], Any] = template.copy
         return copy
@@ -138,13 +140,14 @@ def _copier(template: Any) -> Callable[[], Any] | None:
 
 
 _CONTAINERS = frozenset((dict, list))
+_PLAIN = frozenset((str, bytes, int, float, bool, type(None)))
 _copy_list = list.copy
 
 
 def _is_flat(container: Any) -> bool:
     """Nothing in it could be changed."""
     values = container.values() if type(container) is dict else container
-    return _CONTAINERS.isdisjoint(map(type, values))
+    return _PLAIN.issuperset(map(type, values))
 
 
 def unpack_tuples(data: bytes | memoryview) -> Any:

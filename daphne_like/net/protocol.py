@@ -250,6 +250,8 @@ class ServerProtocol:
             self.close(linger=connection.lingers)
             return
         if connection.is_idle():
+            if self._read_paused:
+                self._resume_reading()  # Twisted's TLS had gone on, to the body's end
             self.flush()
             self._in_head = False
             if not self._write_paused:
@@ -324,11 +326,10 @@ class ServerProtocol:
     @property
     def blocked(self) -> bool:
         """More waits than the high-water mark allows, after everything possible has been written."""
-        if self.connection.buffered <= self.context.settings.send_buffer_size:
-            return False
-        if not self._write_paused:
+        connection, limit = self.connection, self.context.settings.send_buffer_size
+        if connection.buffered > limit and not self._write_paused:
             self.flush()
-        return self.connection.buffered > self.context.settings.send_buffer_size
+        return connection.buffered > limit
 
     async def drained(self) -> None:
         """Wait until not blocked; raises ClientDisconnected when the socket is lost meanwhile."""
@@ -480,7 +481,7 @@ class ServerProtocol:
         elif self._ending:
             self.reset("the client did not close")
         elif self.stream is None:
-            if self._in_head:
+            if self._in_head and not self.connection.is_idle():
                 self._refuse(RemoteProtocolError("request head took too long", status_hint=408))
             else:
                 self.close(linger=False)

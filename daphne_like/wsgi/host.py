@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 
-from daphne_like.threads import pool_for
+from daphne_like.thread_pools import pool_for
 from daphne_like.typing import Receive, Scope, Send
 from daphne_like.wsgi.environ import build_environ, declared_length
 from daphne_like.wsgi.exchange import Exchange, WSGIApplication

@@ -17,7 +17,8 @@ from django.test import override_settings
 
 from daphne_like.django import get_asgi_application
 from daphne_like.django.handler import ASGIHandler
-from daphne_like.threads import ThreadPool, open_pool
+from daphne_like.thread_pools import open_pool
+from daphne_like.threads import ThreadPool
 from tests.django import handler_site
 from tests.django.asgi_calls import Call, call, http_scope
 from tests.django.handler_site import EVENTS, GATE, LOOP_THREAD, REACHED
@@ -37,7 +38,7 @@ def clean_site() -> Iterator[None]:
 @asynccontextmanager
 async def fresh_pool(threads: int = 2, max_threads: int = 4) -> AsyncIterator[ThreadPool]:
     """Threads that no other test has used."""
-    from daphne_like.threads import pool_for
+    from daphne_like.thread_pools import pool_for
 
     loop = asyncio.get_running_loop()
     pool_for(loop).close()

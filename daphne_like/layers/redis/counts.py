@@ -37,8 +37,9 @@ class Counts:
         self._mailbox = mailbox
         self._door = door
         self._loop = asyncio.get_running_loop()
-        # Prefixes of which it is about to be said how much was taken.
+        # Prefixes of which it is about to be said how much was taken; some of them a little later.
         self._saying: set[str] = set()
+        self._later: set[str] = set()
         # For statistics: prefix -> taken since that was said.
         self._taken: dict[str, int] = {}
 
@@ -47,9 +48,18 @@ class Counts:
         for prefix in list(self._door.taken):
             if prefix not in self._saying:
                 self._saying.add(prefix)
+                self._later.add(prefix)
                 self._loop.call_soon(self._say, prefix)
 
+    def say_now(self) -> None:
+        """What is sent next is for this process itself: what it has taken must not count against that."""
+        for prefix in list(self._later):
+            self._say(prefix)
+
     def _say(self, prefix: str) -> None:
+        if prefix not in self._later:
+            return
+        self._later.discard(prefix)
         said = self._engine.command_later(self._name, functools.partial(self._take, prefix))
         said.add_done_callback(functools.partial(self._said, prefix))
 

@@ -154,7 +154,14 @@ class Lane:
                 # Nobody waits for it any more, and it was never done.
                 self._user.settled(call)
                 continue
-            packed = call.packed or call.encode()
+            try:
+                packed = call.packed or call.encode()
+            except Exception as error:
+                # Of whoever gives the words: it is not to cost the others their place in the order of replies.
+                log.exception("error in a user of the engine", extra={"call": "words"})
+                self._user.settled(call)
+                call.fail(LayerError(f"{self.name}: could not be put into words: {error!r}"))
+                continue
             if call.asking:
                 self._add_own(("ASKING",), out)
             if call.in_transaction:
@@ -210,13 +217,18 @@ class Lane:
         """What its script says, of a transaction's reply."""
         not_queued, self._not_queued = self._not_queued, None
         if type(reply) is Refused:
-            # EXECABORT says only that something was refused.
+            if reply.code != "EXECABORT":
+                self._tether.drop(f"out of step: {not_queued or reply}")
+            # It says only that something was refused.
             return not_queued or reply
-        result = reply[-1]
-        if type(result) is Refused and result.code == "NOSCRIPT" and call.script is not None:
-            self._missing[call.script.sha] = call.script
-            return []
-        return result
+        for part in reply:
+            if type(part) is Refused:
+                if part.code == "NOSCRIPT" and call.script is not None:
+                    self._missing[call.script.sha] = call.script
+                    return []
+                # Of what was done in part nothing is done again.
+                return Refused(f"ERR within a transaction: {part}")
+        return reply[-1]
 
     def _refused(self, call: Call, reply: Refused) -> None:
         never_done = reply.code in NEVER_DONE and call.tag is not None

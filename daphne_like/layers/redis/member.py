@@ -251,6 +251,8 @@ class RedisMember:
             raise
 
     def _tick(self) -> None:
+        # A loop may be run on in another thread.
+        self.thread = get_ident()
         self._mailbox.expire()
         self._memberships.expire_all()
         self._shared.tick()
@@ -336,6 +338,8 @@ class RedisMember:
         if self._encryption is not None:
             payload = self._encryption.seal(payload)
         if way.member:
+            if self._door.taken and way.member == self.name:
+                self._counts.say_now()
             return self._outbox.to_member(way.member, way.head + payload, way.terms)
         return self._outbox.to_channel(way.part, way.head + payload, way.terms)
 

@@ -20,7 +20,7 @@ from daphne_like.errors import LayerUnavailable
 
 from .engine import Engine, ReplyLost
 from .keys import STAMP, Keys
-from .outbox import Keeper
+from .outbox import MAX_ELEMENTS, MAX_OCTETS, OVERHEAD, Keeper
 from .pair import NAME
 from .port_scripts import OFFER, OFFER_HEAD, OFFERS_LEFT, WITHDRAW_OFFER
 from .reader import Reader
@@ -81,6 +81,7 @@ class _Push:
     """Offers for one part that leave together; grows until it is called."""
 
     def __init__(self, engine: Engine, keeper: Keeper, pushes: "dict[str, _Push]", part: str) -> None:
+        self.octets = 0
         self._engine = engine
         self._keeper = keeper
         self._pushes = pushes
@@ -91,6 +92,9 @@ class _Push:
     def add(self, ref: int, element: bytes, limit: int) -> None:
         self.refs.append(ref)
         self._elements.append((limit, element))
+        self.octets += len(element) + OVERHEAD
+        if self.octets >= MAX_OCTETS or len(self.refs) >= MAX_ELEMENTS:
+            self.close()
 
     def __call__(self) -> tuple[list[bytes], list[Any]]:
         self.close()
@@ -141,17 +145,24 @@ class Offering:
 
     def offer(self, channel: str, ref: int, payload: bytes, limit: int) -> None:
         part = self._keys.part_for(channel, self._name)
+        element = self._head + ref.to_bytes(8, "big") + payload
         self._offers[ref] = _Offer(part, self._loop.time())
+        try:
+            self._engine.reserve(len(element) + OVERHEAD)
+        except LayerUnavailable:
+            self._loop.call_soon(self._refuse, ref)
+            return
         push = self._pushes.get(part)
         if push is None:
             push = self._pushes[part] = _Push(self._engine, self._keeper, self._pushes, part)
             keys = [_offers_key(self._keys.prefix, part), self._keys.statistics(part)]
             answer = self._engine.push(part, keys, ADMIT_CHANNEL, push)
             answer.add_done_callback(functools.partial(self._pushed, push))
-        push.add(ref, self._head + ref.to_bytes(8, "big") + payload, limit)
+        push.add(ref, element, limit)
 
     def _pushed(self, push: _Push, answer: "asyncio.Future[list[int]]") -> None:
         push.close()
+        self._engine.release(push.octets)
         if answer.cancelled():
             return
         error = answer.exception()

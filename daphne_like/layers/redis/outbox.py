@@ -22,7 +22,7 @@ from ..gap import MAX_MESSAGES
 from .keys import Keys
 from .scripts import ADMIT_CHANNEL, ADMIT_INBOX, KEEP_EVERY, Script, stamp
 
-__all__ = ["Keeper", "Outbox", "Runner", "Terms"]
+__all__ = ["MAX_ELEMENTS", "MAX_OCTETS", "OVERHEAD", "Keeper", "Outbox", "Runner", "Terms"]
 
 # What one call holds, so that the engine does other things in between: elements, octets.
 MAX_ELEMENTS = 256
@@ -199,11 +199,12 @@ class Outbox:
         terms: Terms,
         answer: "asyncio.Future[bool] | None",
     ) -> None:
+        octets = len(element) + OVERHEAD
+        # Before a call is opened: one without elements could not be written.
+        self._engine.reserve(octets)
         call = calls.get(tag)
         if call is None or call.open_until < self._time():
             call = open_call(tag)
-        octets = len(element) + OVERHEAD
-        self._engine.reserve(octets)
         if terms != call.terms:
             call.begin(terms)
         call.elements.append(element)

@@ -179,10 +179,12 @@ class Reader:
                 # To ASKING.
                 continue
             self._asked = False
+            # Before anybody is woken by what comes, and asks for another number.
+            asked_for = self._asked_for
             if reply is not None:
                 with surviving("deliver"):
                     self._deliver(*reply)
-                if self.behind and len(reply[1]) < self._asked_for:
+                if self.behind and len(reply[1]) < asked_for:
                     self.behind = 0
             elif self._engine.topology.node_of(self.tag) == self.node:
                 self._asking = None

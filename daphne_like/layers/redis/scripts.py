@@ -16,8 +16,9 @@ What was pushed is described in *runs* of elements that have the same limit, cou
 limit, lifetime, how many`, run by run. They are refused one by one.
 
 Keys are kept for at least as long as the youngest of what is in them, and some seconds. A list that was empty
-gets its time with the first elements. One that was not has a time, which is looked at when the script's first
-argument, *keep*, is 1: each sender says so every KEEP_EVERY seconds, and when it sends what lives longer.
+gets its time with the first elements, as counts do that were 0. What was not has a time, which is renewed early
+where the script's first argument, *keep*, is 1: each sender says so every KEEP_EVERY seconds, and when it sends
+what lives longer.
 
 Every script that writes begins its writing with a command that an engine without memory refuses. So an error
 of that kind says that nothing was done.
@@ -100,6 +101,7 @@ _ADMIT = (
     """
 local keep, total = ARGV[1] == '1', tonumber(ARGV[2])
 local length, pushed, longest, rooms = redis.call('LLEN', KEYS[1]) - total, 0, 0, nil
+local fresh = false
 for at = 3, #ARGV, 4 do
   local counter, limit = ARGV[at], tonumber(ARGV[at + 1])
   local lifetime, count = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
@@ -136,10 +138,10 @@ if rooms then
     redis.call('RPUSH', KEYS[1], unpack(stay, first, math.min(first + 999, #stay)))
   end
 end
-if pushed > 0 and (pushed == length or keep and redis.call('PTTL', KEYS[1]) < longest + 3000) then
+if pushed > 0 and (pushed == length or redis.call('PTTL', KEYS[1]) < longest + (keep and 3000 or 500)) then
   redis.call('PEXPIRE', KEYS[1], longest + 5000)
 end
-if keep then
+if keep or fresh then
   longest = math.max(longest, 60000)
   if redis.call('PTTL', KEYS[2]) < longest + 8000 then
     redis.call('PEXPIRE', KEYS[2], longest + 10000)
@@ -160,6 +162,8 @@ ADMIT_INBOX: Final = Script(
     + f"""
   if limit > 0 then
     local pending = redis.call('HINCRBY', KEYS[2], counter, count)
+    -- Nothing is pending: the counts may have ended, and begun anew without an end.
+    fresh = fresh or pending <= count
     if pending < count then
       -- The count had been lost, and what it had counted was taken.
       redis.call('HSET', KEYS[2], counter, count)
@@ -182,31 +186,35 @@ ADMIT_CHANNEL: Final = Script(
     """
 -- KEYS: list of a shared channel, its statistics.  ARGV: as above, where counters say nothing; limit 0: none.
 -- What is too old makes room. Gives the places (from 0) of those that were refused.
-local now
+-- Not what was pushed with this.
+local now, before
 local function drop_old(key, over)
   if not now then
     local time = redis.call('TIME')
     now = tonumber(time[1]) + tonumber(time[2]) / 1000000
   end
+  before = before or redis.call('LLEN', key) - tonumber(ARGV[2])
+  over = math.min(over, before)
   local dropped = 0
   while dropped < over and struct.unpack('>d', redis.call('LINDEX', key, 0)) <= now do
     redis.call('LPOP', key)
     dropped = dropped + 1
   end
+  before = before - dropped
   return dropped
 end
 """
     + _ADMIT[0]
     + """
   if limit > 0 and length + count > limit then
-    length = length - drop_old(KEYS[1], math.min(length, length + count - limit))
+    length = length - drop_old(KEYS[1], length + count - limit)
     room = math.max(0, math.min(count, limit - length))
   end
   if room > 0 then
-    redis.call('HINCRBY', KEYS[2], 'sent', room)
+    fresh = redis.call('HINCRBY', KEYS[2], 'sent', room) == room or fresh
   end
   if room < count then
-    redis.call('HINCRBY', KEYS[2], 'full', count - room)
+    fresh = redis.call('HINCRBY', KEYS[2], 'full', count - room) == count - room or fresh
   end
 """
     + _ADMIT[1],
