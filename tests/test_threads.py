@@ -54,6 +54,25 @@ async def test_result_and_error_come_back():
             await pool.call(next, iter(()))
 
 
+async def test_threads_that_do_not_start_are_not_counted(monkeypatch, caplog):
+    """The system is out of them for a while."""
+    refusals = iter(range(5))
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("daphne-like") and next(refusals, None) is not None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    async with pool_of() as pool:
+        async with asyncio.timeout(10):
+            assert await pool.call(lambda: 7) == 7
+        assert pool.size == 1
+        assert next(refusals, None) is None
+    assert [record.msg for record in caplog.records] == ["could not start a thread"]
+
+
 async def test_many_short_jobs_share_one_thread():
     async with pool_of() as pool:
         found = await asyncio.gather(*(pool.call(threading.get_ident) for _ in range(100)))

@@ -97,3 +97,24 @@ async def test_connections_are_watched_once():
         await later.submit(query)
         assert await later.submit(lambda: len(connection.execute_wrappers)) == 1
         later.end()
+
+
+async def test_a_wrapper_of_somebody_elses_around_the_connecting_goes_with_its_block():
+    """execute_wrapper() takes off the last one: ours must not be that."""
+
+    def count_queries() -> int:
+        counted = []
+
+        def count(execute: Any, *args: Any) -> Any:
+            counted.append(args)
+            return execute(*args)
+
+        with connection.execute_wrapper(count):
+            query()
+        return len(counted)
+
+    async with lease_of_a_pool() as (_, lease):
+        await lease.submit(close_connections)
+        assert await lease.submit(count_queries) == 1
+        left = await lease.submit(lambda: [type(each).__name__ for each in connection.execute_wrappers])
+        assert left == ["_Cursors"]

@@ -366,3 +366,48 @@ def test_prefixes_that_cannot_be(prefix):
 def test_making_one_connects_nowhere():
     layer = RedisChannelLayer(["redis://127.0.0.1:1"])
     assert (layer.expiry, layer.group_expiry, layer.capacity, layer.prefix) == (60, 86400, 100, "asgi")
+
+
+# -- what fresh eyes have found --------------------------------------------------------------------
+
+
+async def test_a_message_that_finds_the_layer_full_harms_no_other(redis_url):
+    async with open_layers(redis_url, 1) as (layer,):
+        await layer.send("warm", numbered(0))
+        layer._member.engine.max_pending = 20_000
+        big = {"type": "t", "text": "x" * 15_000}
+        async with asyncio.timeout(2):
+            results = await asyncio.gather(
+                layer.send("one", big),
+                layer.send("two", big),
+                layer.send("three", numbered(3)),
+                return_exceptions=True,
+            )
+        assert [type(result) for result in results] == [type(None), LayerUnavailable, type(None)]
+        assert await receive(layer, "three") == 3
+
+
+async def test_what_a_process_has_taken_does_not_count_against_its_own_next(redis_url):
+    async with open_layers(redis_url, 1, capacity=1) as (layer,):
+        channel = await layer.new_channel()
+        for number in range(20):
+            await layer.send(channel, numbered(number))
+            assert await receive(layer, channel) == number
+
+
+async def test_counts_that_begin_anew_have_an_end(tmp_path):
+    """Their keeper has been told a moment before, of a key that was deleted meanwhile."""
+    with redis_server(tmp_path) as server:
+        async with open_layers(server.url, 2) as (one, other):
+            channel = await other.new_channel()
+            await other.group_add("g", channel)
+            await one.send(channel, numbered(1))
+            for key in server.cli("KEYS", "asgi:n:*"):
+                server.cli("DEL", key)
+            await one.send(channel, numbered(2))
+            await one.send("shared", numbered(1))
+            for key in server.cli("KEYS", "asgi:st:*"):
+                server.cli("DEL", key)
+            await one.send("shared", numbered(2))
+            keys = server.cli("KEYS", "asgi:*")
+            assert [key for key in keys if server.cli("PTTL", key) < 0] == []

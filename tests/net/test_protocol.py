@@ -96,6 +96,23 @@ def test_held_requests_are_bounded():
         assert len(responses(wire)) == 4000
 
 
+@pytest.mark.embedded_only("the relay takes a body that its application does not read")
+def test_a_body_that_ended_although_the_socket_was_paused_leaves_no_deaf_connection():
+    """Twisted's TLS delivers what it has decrypted, paused or not."""
+    puppet = Puppet()
+    with serving(puppet, receive_buffer_size=4096) as server:
+        wire = server.connect()
+        wire.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10000\r\n\r\n" + b"x" * 5000)
+        (protocol,) = server.factory.connections
+        assert not wire.reading
+        protocol.dataReceived(b"x" * 5000)
+        answer(puppet.call, b"not read")
+        assert wire.reading
+        wire.receive(GET)
+        answer(puppet.call, b"next")
+        assert [found.body for found in responses(wire)] == [b"not read", b"next"]
+
+
 def test_malformed_request_behind_another_is_answered_after_it():
     puppet = Puppet()
     with serving(puppet) as server:
