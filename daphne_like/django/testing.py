@@ -19,7 +19,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -170,8 +170,9 @@ class LiveServer:
 
     def _end(self) -> None:
         assert self._thread is not None
-        if self._loop is not None and self._told is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._told.set)
+        if self._loop is not None and self._told is not None:
+            with suppress(RuntimeError):  # it has ended by itself, and closed the loop
+                self._loop.call_soon_threadsafe(self._told.set)
         self._thread.join(STOP_WITHIN)
 
 
