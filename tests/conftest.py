@@ -94,8 +94,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Interrupt a test that blocks its thread for too long; forget the event loop of an earlier one."""
-    # asgiref notes the loop that has called into a thread, and async_to_sync() goes there, even when that loop has
-    # stopped without being closed: then it waits for ever.
+    # asgiref notes the loop that has called into a thread, and async_to_sync() goes there, even when that loop
+    # has stopped without being closed: then it waits for ever.
     vars(SyncToAsync.threadlocal).pop("main_event_loop_pid", None)
     if not hasattr(signal, "setitimer"):  # Windows
         return (yield)
