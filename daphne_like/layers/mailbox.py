@@ -198,7 +198,7 @@ class Mailbox:
             self.door.put_back(box.channel, payload, expires)
 
     def _wake(self, box: Box, here: asyncio.AbstractEventLoop | None = None) -> None:
-        """Have one of those who wait look into the box; *here*: as of receive()."""
+        """Have one of those who wait look into the box; *here*: as of ask()."""
         waiters = box.waiters
         while waiters:
             future = waiters.popleft()

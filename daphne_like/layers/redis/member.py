@@ -87,7 +87,7 @@ class RedisMember:
 
     Attributes:
         loop: where it lives.
-        thread: the loop's. Whoever is in it while the loop runs, is in the loop; see Mailbox.receive() for why
+        thread: the loop's. Whoever is in it while the loop runs, is in the loop; see Mailbox.ask() for why
             asyncio is not asked.
         group_messages: that have come in.
         listening: the inbox is read.
