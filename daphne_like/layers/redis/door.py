@@ -16,11 +16,12 @@ from threading import get_ident
 from typing import Any, Protocol
 
 from ..codec import Broadcast
+from ..encryption import Encryption
 from ..mailbox import Mailbox
 from ..member import End
 from .keys import STAMP
 
-__all__ = ["DoorUser", "Fetched", "RedisDoor", "RedisMailbox", "Told", "expiry_of"]
+__all__ = ["DoorUser", "Fetched", "RedisDoor", "RedisMailbox", "Told", "expiry_of", "read_told"]
 
 _stamp = struct.Struct(">d")
 
@@ -231,3 +232,20 @@ def expiry_of(element: bytes) -> float:
     """When an element expires: seconds of the engine's clock."""
     expires: float = _stamp.unpack_from(element)[0]
     return expires
+
+
+def read_told(element: bytes, encryption: Encryption | None) -> tuple[str, Told | None]:
+    """
+    What an element of a group's message says: the group, and the payload; None where that cannot be deciphered.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    cut = element.index(0, STAMP + 9)
+    payload: bytes | None = element[cut + 1 :]
+    if encryption is not None:
+        payload = encryption.open(element[cut + 1 :])
+    told = None if payload is None else Told(payload)
+    if told is not None:
+        told.number = element[STAMP + 1 : STAMP + 9]
+    return element[STAMP + 9 : cut].decode(), told

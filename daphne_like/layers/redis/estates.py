@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ..encryption import Encryption
 from ..gap import MAX_AGE
-from .door import Told, expiry_of
+from .door import Told, expiry_of, read_told
 from .engine import Engine
 from .keys import STAMP, Keys
 from .memberships import JOIN, LEAVE
@@ -107,14 +107,10 @@ class Estate:
             if kind != _GROUP:
                 entries.append(_Mark(kind, rest.decode()))
                 continue
-            if self._encryption is not None:
-                opened = self._encryption.open(rest)
-                if opened is None:
-                    self._lose("undecipherable", 1)
-                    continue
-                rest = opened
-            payload = Told(rest)
-            payload.number = element[STAMP + 1 : STAMP + 9]
+            _, payload = read_told(element, self._encryption)
+            if payload is None:
+                self._lose("undecipherable", 1)
+                continue
             entries.append(_Message(payload, expiry_of(element) - ahead))
 
 

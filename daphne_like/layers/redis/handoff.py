@@ -41,7 +41,7 @@ from daphne_like.errors import LayerError
 from ..encryption import Encryption
 from ..gap import MAX_AGE, MAX_MESSAGES, PATIENCE
 from .adoption import Adoption, Kept
-from .door import RedisMailbox, Told, expiry_of
+from .door import RedisMailbox, Told, expiry_of, read_told
 from .engine import Engine
 from .estates import Estates, Legacy
 from .keys import NO_ID, STAMP, Keys
@@ -395,17 +395,10 @@ class Handoffs:
                 if kind == _ENDED:
                     ended = True
                 else:
-                    cut = element.index(0, STAMP + 9)
-                    data = element[cut + 1 :]
-                    if self._encryption is not None:
-                        opened = self._encryption.open(data)
-                        if opened is None:
-                            self._lose("undecipherable", 1)
-                            continue
-                        data = opened
-                    payload = Told(data)
-                    payload.number = element[STAMP + 1 : STAMP + 9]
-                    group = element[STAMP + 9 : cut].decode()
+                    group, payload = read_told(element, self._encryption)
+                    if payload is None:
+                        self._lose("undecipherable", 1)
+                        continue
                     kept = adoption.held if kind == _HELD else adoption.sent
                     kept.append((group, payload, expiry_of(element) - ahead))
             if ended:
