@@ -205,7 +205,8 @@ def serving(
         finally:
             server.close()
     except BaseException:
-        print(f"--- the server's stdout ---\n{server.stdout.text}\n--- its stderr ---\n{server.stderr.text}")
+        access = "".join(server.stdout.text.splitlines(keepends=True)[-20:])
+        print(f"--- the end of the server's stdout ---\n{access}\n--- its stderr ---\n{server.stderr.text}")
         raise
     assert ended_with == exit_code, f"exit code {ended_with}\n{server.stderr.text}"
     trouble = TROUBLE.search(server.stderr.text)

@@ -180,17 +180,24 @@ async def test_four_kinds_of_traffic_while_workers_are_replaced(tmp_path: Path) 
         async with asyncio.TaskGroup() as group:
             stop = asyncio.Event()
             group.create_task(pages.run(stop))
-            streaming = group.create_task(follow_events(site, stop))
-            talking = [group.create_task(talk(site, stop)) for _ in range(10)]
+            events = Events()
+            group.create_task(events.follow(site, stop))
+            talks = [Talk() for _ in range(10)]
+            for each in talks:
+                group.create_task(each.go_on(site, stop))
             uploading = group.create_task(asyncio.to_thread(upload, site, body, go_on))
             try:
                 for _ in range(2):
-                    before = pids_of(pages)
                     await until(lambda: pages.failures or len(pids_of(pages)) >= 2)
+                    before = pids_of(pages)
                     site.server.signal(signal.SIGHUP)
                     await until(lambda: pages.failures or len(pids_of(pages) - before) >= 2)  # noqa: B023
                     go_on.set()
                     await uploading
+                # The last two workers answer pages a moment before they are given what the old ones held.
+                await until(
+                    lambda: pages.failures or all(each.outlived_two_workers for each in (events, *talks))
+                )
             finally:
                 go_on.set()
                 stop.set()
@@ -199,13 +206,11 @@ async def test_four_kinds_of_traffic_while_workers_are_replaced(tmp_path: Path) 
         answer = json.loads(uploading.result())
         assert answer["size"] == len(body)
         assert answer["sha256"] == hashlib.sha256(body).hexdigest()
-        numbers, sources = streaming.result()
-        assert numbers == list(range(1, len(numbers) + 1)), "no event is missing, and none came twice"
-        assert len(sources) >= 3
-        assert {client for _, client in sources} == {STRANGER.encode()}
-        for lost, workers in [each.result() for each in talking]:
-            assert lost == []
-            assert len(workers) >= 3, "the sockets have outlived their workers"
+        assert events.numbers == list(range(1, len(events.numbers) + 1)), (
+            "none is missing, and none came twice"
+        )
+        assert events.clients == {STRANGER.encode()}
+        assert [each.lost for each in talks if each.lost] == []
         assert answer["client"] == STRANGER
         told = [json.loads(page) for page in pages.bodies]
         assert {each["REMOTE_ADDR"] for each in told} == {STRANGER}
@@ -237,42 +242,74 @@ def upload(site: Site, body: bytes, go_on: threading.Event) -> bytes:
         return rest
 
 
-async def follow_events(site: Site, stop: asyncio.Event) -> tuple[list[int], set[tuple[bytes, bytes]]]:
+class Events:
+    """What /events/ sends over one connection."""
+
+    def __init__(self) -> None:
+        self.stream = b""
+
+    async def follow(self, site: Site, stop: asyncio.Event) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port, local_addr=(STRANGER, 0))
+        try:
+            writer.write(f"GET /events/ HTTP/1.1\r\nHost: localhost\r\n{CLAIMS}\r\n".encode())
+            while not stop.is_set():
+                data = await asyncio.wait_for(reader.read(65536), 60)
+                assert data, f"the stream ended: {self.stream[-200:]!r}"
+                self.stream += data
+        finally:
+            await leave(writer)
+
+    @property
+    def _found(self) -> list[tuple[bytes, bytes, bytes]]:
+        """Each event's number, the process that sent it, and whom that took us for."""
+        # In chunks: what is between two events does not matter.
+        return re.findall(rb"id: (\d+)\n(?:\r\n\w+\r\n)?data: (\d+) (\S+)\n", self.stream)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [int(number) for number, _, _ in self._found]
+
+    @property
+    def clients(self) -> set[bytes]:
+        return {client for _, _, client in self._found}
+
+    @property
+    def outlived_two_workers(self) -> bool:
+        return len({pid for _, pid, _ in self._found}) >= 3
+
+
+class Talk:
     """
-    The numbers of the events, over one connection; the processes that sent them, with whom they took us for.
+    Messages over one WebSocket, each answered.
+
+    Attributes:
+        lost: what came back wrong.
+        workers: the processes that answered.
     """
-    reader, writer = await asyncio.open_connection("127.0.0.1", site.port, local_addr=(STRANGER, 0))
-    stream = b""
-    try:
-        writer.write(f"GET /events/ HTTP/1.1\r\nHost: localhost\r\n{CLAIMS}\r\n".encode())
-        while not stop.is_set():
-            data = await asyncio.wait_for(reader.read(65536), 60)
-            assert data, f"the stream ended: {stream[-200:]!r}"
-            stream += data
-    finally:
-        await leave(writer)
-    # In chunks: what is between two events does not matter.
-    found = re.findall(rb"id: (\d+)\n(?:\r\n\w+\r\n)?data: (\d+) (\S+)\n", stream)
-    return [int(number) for number, *_ in found], {(pid, client) for _, pid, client in found}
 
+    def __init__(self) -> None:
+        self.lost: list[str] = []
+        self.workers: set[str] = set()
 
-async def talk(site: Site, stop: asyncio.Event) -> tuple[list[str], set[str]]:
-    """What came back wrong over one WebSocket, and which processes answered."""
-    from websockets.asyncio.client import connect as connect_websocket
+    async def go_on(self, site: Site, stop: asyncio.Event) -> None:
+        from websockets.asyncio.client import connect as connect_websocket
 
-    lost, workers, number = [], set(), 0
-    async with connect_websocket(
-        f"ws://127.0.0.1:{site.port}/chat", local_addr=(STRANGER, 0), additional_headers=SPOOFED
-    ) as socket:
-        while not stop.is_set():
-            number += 1
-            await socket.send(f"message {number}")
-            pid, _, rest = str(await asyncio.wait_for(socket.recv(), 60)).partition(" ")
-            workers.add(pid)
-            if rest != f"{STRANGER} message {number}":
-                lost.append(rest)
-            await asyncio.sleep(0.005)  # a person's pace, a hundred times
-    return lost, workers
+        number = 0
+        async with connect_websocket(
+            f"ws://127.0.0.1:{site.port}/chat", local_addr=(STRANGER, 0), additional_headers=SPOOFED
+        ) as socket:
+            while not stop.is_set():
+                number += 1
+                await socket.send(f"message {number}")
+                pid, _, rest = str(await asyncio.wait_for(socket.recv(), 60)).partition(" ")
+                self.workers.add(pid)
+                if rest != f"{STRANGER} message {number}":
+                    self.lost.append(rest)
+                await asyncio.sleep(0.005)  # a person's pace, a hundred times
+
+    @property
+    def outlived_two_workers(self) -> bool:
+        return len(self.workers) >= 3
 
 
 # -- nginx, over TCP, two servers ----------------------------------------------------------------
