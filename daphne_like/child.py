@@ -220,8 +220,9 @@ class Child:
             ) from None
         if self._failure is not None:
             raise self._failure
-        if not self.name:
-            raise StartupFailed(f"a worker ended before it was ready ({ending(self.exit_code)})")
+        if self.exit_code is not None:  # which was told before anybody could know that it was ready
+            when = "as soon as" if self.name else "before"
+            raise StartupFailed(f"a worker ended {when} it was ready ({ending(self.exit_code)})")
 
     async def wait_ended(self, timeout: float | None = None) -> bool:
         """Whether it has ended within *timeout* seconds."""

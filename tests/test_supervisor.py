@@ -7,10 +7,12 @@ import os
 import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from daphne_like import supervisor as module
+from daphne_like.child import Child
 from daphne_like.errors import ConfigurationError, StartupFailed
 from daphne_like.settings import Settings
 from daphne_like.supervisor import Supervisor
@@ -202,6 +204,17 @@ async def test_worker_that_dies_at_once_is_tried_again_after_longer_and_longer_p
         made.plan()
         ready = len(made.pids())
         await made.journal.wait_for("worker ready", ready + 1)
+
+
+async def test_worker_that_ends_before_anybody_has_noticed_that_it_is_ready_did_not_start():
+    """It would be counted among those that serve for ever: its end has been told already."""
+    child = Child(1, {}, SimpleNamespace(child_ended=lambda child: None), environment={})
+    waiting = asyncio.create_task(child.wait_ready(10))
+    await asyncio.sleep(0)  # it waits
+    child._heard({"say": "ready", "name": "quick"})
+    child._has_ended(1)
+    with pytest.raises(StartupFailed, match=r"a worker ended as soon as it was ready \(exit code 1\)"):
+        await waiting
 
 
 async def test_workers_that_do_not_start_any_more_are_one_line_for_each_try(tmp_path):
