@@ -18,7 +18,8 @@ from twisted.internet.interfaces import IListeningPort
 
 from daphne_like.errors import ConfigurationError, StartupFailed
 from daphne_like.net.factory import ServerFactory
-from daphne_like.net.loop_transport import LoopServerEndpoint
+from daphne_like.net.loop_tls import Handshakes
+from daphne_like.net.loop_transport import LoopServerEndpoint, LoopTransport
 from daphne_like.net.sockets import (
     bind_tcp,
     bind_unix,
@@ -65,7 +66,15 @@ class Listeners:
         """
         self.addresses.clear()
         loop = asyncio.get_running_loop()
-        tls = certificate.context if certificate is not None else None
+        tls = certificate is not None
+        if certificate is None:
+            accepting = LoopTransport.accepting
+        else:
+            accepting = Handshakes(
+                certificate.context,
+                limit=self._settings.max_connections,
+                timeout=self._settings.header_timeout,
+            ).accepting
         try:
             with contextlib.ExitStack() as unused:
                 bound = []
@@ -74,13 +83,13 @@ class Listeners:
                     try:
                         sock.listen(backlog)
                     except OSError:  # two options that mean the same address
-                        where = describe(sock, tls is not None)
+                        where = describe(sock, tls)
                         raise StartupFailed(f"cannot listen on {where}: address in use") from None
                     bound.append((sock, backlog))
                 for sock, backlog in bound:
-                    endpoint = LoopServerEndpoint(loop, sock, backlog=backlog, tls=tls)
+                    endpoint = LoopServerEndpoint(loop, sock, backlog=backlog, accepting=accepting)
                     self._ports.append(await endpoint.listen_async(factory))
-                    self.addresses.append(describe(sock, tls is not None))
+                    self.addresses.append(describe(sock, tls))
                 unused.pop_all()
             for string in self._settings.endpoint:
                 if not any(plain.fullmatch(string) for plain in (_PLAIN_TCP, _PLAIN_UNIX, _PLAIN_FD)):

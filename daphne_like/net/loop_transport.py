@@ -32,9 +32,6 @@ __all__ = ["LoopListeningPort", "LoopServerEndpoint", "LoopTransport"]
 
 _DONE = Failure(error.ConnectionDone())
 
-# Seconds that a TLS connection waits for the client's close_notify.
-TLS_GOODBYE = 1.0
-
 # Close with RST (SO_LINGER with zero seconds): the peer must not take what it has for a whole response.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -79,22 +76,21 @@ class LoopTransport(asyncio.Protocol):
         self.ssl_object: Any = None
         self.data_received = _ignore
 
+    @classmethod
+    def accepting(cls, factory: IProtocolFactory) -> Callable[[], asyncio.Protocol]:
+        """For LoopServerEndpoint: connections without TLS."""
+        return lambda: cls(factory)
+
     # ---- called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         loop_transport = cast(asyncio.Transport, transport)
-        self._loop_transport = loop_transport
-        self.write = loop_transport.write
-        self.writeSequence = loop_transport.writelines
-        self.pauseProducing = loop_transport.pause_reading
-        self.resumeProducing = loop_transport.resume_reading
+        self._set_up(loop_transport)
         self.peer_name = loop_transport.get_extra_info("peername")
         if self.peer_name is None:
             loop_transport.abort()  # reset by the peer before we accepted it
             return
         self.ssl_object = loop_transport.get_extra_info("ssl_object")
-        # With TLS the loop pauses from *high* on, with plain sockets beyond it.
-        loop_transport.set_write_buffer_limits(high=0 if self.ssl_object is None else 1, low=0)
         protocol = self._factory.buildProtocol(None)
         if protocol is None:
             loop_transport.abort()
@@ -108,6 +104,14 @@ class LoopTransport(asyncio.Protocol):
         except BaseException:
             loop_transport.abort()
             raise
+
+    def _set_up(self, transport: asyncio.Transport) -> None:
+        self._loop_transport = transport
+        self.write = transport.write
+        self.writeSequence = transport.writelines
+        self.pauseProducing = transport.pause_reading
+        self.resumeProducing = transport.resume_reading
+        transport.set_write_buffer_limits(high=0, low=0)
 
     def eof_received(self) -> bool:
         if self._protocol is None:
@@ -129,16 +133,12 @@ class LoopTransport(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self._producer is not None:
             self._producer.resumeProducing()
-        if self.disconnecting and not self._loop_transport.is_closing():
-            self._loop_transport.close()
 
     # ---- ITransport, as far as it is not an attribute
 
     def loseConnection(self) -> None:
         """Close when everything written has left."""
         self.disconnecting = True
-        if self.ssl_object is not None and self._loop_transport.get_write_buffer_size():
-            return  # resume_writing() closes: the time for a goodbye is to count from the last octet
         self._loop_transport.close()
 
     def loseWriteConnection(self) -> None:
@@ -222,16 +222,21 @@ class LoopServerEndpoint:
 
     Args:
         sock: bound; listening is started here.
-        tls: an ssl.SSLContext, or None.
+        accepting: gives the loop a factory of what accepted connections get, for the factory of what is above.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, *, backlog: int, tls: Any = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        *,
+        backlog: int,
+        accepting: Callable[[IProtocolFactory], Callable[[], asyncio.Protocol]],
     ) -> None:
         self._loop = loop
         self._socket = sock
         self._backlog = backlog
-        self._tls = tls
+        self._accepting = accepting
 
     def listen(self, protocolFactory: IProtocolFactory) -> "defer.Deferred[IListeningPort]":
         return defer.ensureDeferred(self.listen_async(protocolFactory))
@@ -239,11 +244,7 @@ class LoopServerEndpoint:
     async def listen_async(self, protocolFactory: IProtocolFactory) -> LoopListeningPort:
         """As listen(), for coroutines of the event loop."""
         protocolFactory.doStart()
-        tls: dict[str, Any] = {}
-        if self._tls is not None:
-            # Clients that pool connections do not answer a goodbye; 30 s, the default, would hold up a stop.
-            tls = {"ssl": self._tls, "ssl_shutdown_timeout": TLS_GOODBYE}
         server = await self._loop.create_server(
-            lambda: LoopTransport(protocolFactory), sock=self._socket, backlog=self._backlog, **tls
+            self._accepting(protocolFactory), sock=self._socket, backlog=self._backlog
         )
         return LoopListeningPort(server, self._socket)

@@ -1,0 +1,149 @@
+"""TLS connections at their ends: the handshake's beginning, and a last octet that a slow client gets too."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+import time
+
+import pytest
+
+from daphne_like.net import loop_tls
+from tests.asgi.conversation import GET, sentences
+from tests.end_to_end.certificates import make_certificate
+from tests.end_to_end.clients import drain
+from tests.net.real import connect, port_of, read_all, served
+
+LARGE = 8 << 20
+
+
+async def large(scope, receive, send):
+    """A response in one message: all of it is with the transport at once."""
+    if scope["type"] != "http":
+        raise ValueError(scope["type"])
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": bytes(LARGE)})
+
+
+def secured(directory, **settings):
+    certificate = make_certificate(directory)
+    files = {"certificate": str(certificate.chain), "private_key": str(certificate.key), "port": 0}
+    return {**files, **settings}, certificate.trusting()
+
+
+def impatient(monkeypatch):
+    """So little time for a goodbye that it cannot have begun before the last octet."""
+    monkeypatch.setattr(loop_tls, "TLS_GOODBYE", 0.05)
+
+
+@contextlib.contextmanager
+def hardly_reading(server, trusting):
+    """A connection whose kernel takes a few KiB, then what is read; a blocking one, for threads."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        sock.settimeout(30)
+        sock.connect(("127.0.0.1", port_of(server)))
+        with trusting.wrap_socket(sock, server_hostname="127.0.0.1", suppress_ragged_eofs=False) as secure:
+            yield secure
+
+
+@pytest.mark.parametrize("close", ["Connection: close\r\n", ""], ids=["closes", "kept, then stopped"])
+async def test_slow_client_gets_the_last_octet(tmp_path, monkeypatch, close):
+    """What waits below TLS, encrypted, counts: the time for a goodbye begins after it."""
+    impatient(monkeypatch)
+    settings, trusting = secured(tmp_path, graceful_timeout=30.0)
+    begun = threading.Event()
+
+    def read(server):
+        data = b""
+        with hardly_reading(server, trusting) as sock:
+            sock.sendall(f"GET / HTTP/1.1\r\nHost: h\r\n{close}\r\n".encode())
+            while more := sock.recv(8192):
+                data += more
+                begun.set()
+                if len(data) > LARGE // 2:
+                    time.sleep(0.0005)  # a slow client's pace
+        return data
+
+    async with served(large, **settings) as server:
+        reading = asyncio.create_task(asyncio.to_thread(read, server))
+        if not close:
+            await asyncio.to_thread(begun.wait)
+            await server.stop()
+        assert (await reading).count(b"\0") == LARGE
+
+
+async def test_client_that_does_not_read_at_all_is_dropped_while_its_connection_closes(tmp_path, caplog):
+    settings, trusting = secured(tmp_path, write_timeout=0.2)
+    dropped = threading.Event()
+
+    def do_not_read(server):
+        with hardly_reading(server, trusting) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            dropped.wait(30)
+            with pytest.raises((ConnectionResetError, ssl.SSLEOFError)):
+                drain(sock)
+
+    async with served(large, **settings) as server:
+        with caplog.at_level(logging.INFO):
+            client = asyncio.create_task(asyncio.to_thread(do_not_read, server))
+            async with asyncio.timeout(30):
+                while "client did not read, dropped it" not in sentences(caplog):
+                    await asyncio.sleep(0.02)
+        dropped.set()
+        await client
+
+
+async def test_hello_in_single_octets(tmp_path):
+    settings, trusting = secured(tmp_path)
+    async with served(**settings) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                break
+            for octet in outgoing.read():
+                writer.write(bytes([octet]))
+                await asyncio.sleep(0)
+            incoming.write(await reader.read(65536))
+        client.write(GET)  # together with the handshake's end
+        writer.write(outgoing.read())
+        answer = b""
+        while b"200" not in answer:
+            incoming.write(await reader.read(65536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer += client.read(65536)
+        writer.close()
+
+
+async def test_more_handshakes_than_connections_are_refused(tmp_path, caplog):
+    settings, trusting = secured(tmp_path, max_connections=3)
+    async with served(**settings) as server:
+        silent = [await asyncio.open_connection("127.0.0.1", port_of(server)) for _ in range(3)]
+        async with connect(server) as (refused, _):
+            assert (await read_all(refused))[0] == b""
+        assert "refused a connection: too many TLS handshakes under way" in sentences(caplog)
+        for _, writer in silent:
+            writer.close()
+            await writer.wait_closed()
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(OSError):
+                    async with connect(server, ssl=trusting) as (reader, writer):
+                        writer.write(GET)
+                        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+                        return
+
+
+async def test_handshake_that_takes_too_long(tmp_path):
+    settings, _ = secured(tmp_path, header_timeout=0.2)
+    async with served(**settings) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(b"\x16\x03\x01")
+        async with asyncio.timeout(30):
+            assert (await read_all(reader))[0] == b""
+        writer.close()
