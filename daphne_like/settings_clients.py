@@ -50,7 +50,7 @@ class ClientSettings(ProcessSettings):
     max_connections: int = option(
         65536,
         zero="no limit",
-        help="Open connections, WebSockets included; beyond: 503 and close.",
+        help="Open connections, WebSockets included; beyond: 503. As many TLS handshakes: close.",
         why="An idle one costs some 6 KiB: this is 400 MiB of them. The open-file limit often comes first.",
     )
     max_concurrent_requests: int | None = option(
@@ -77,7 +77,7 @@ class ClientSettings(ProcessSettings):
     header_timeout: float = option(
         30.0,
         group="Timeouts",
-        help="From opening a connection, or a request's first byte, to the end of its head; then 408.",
+        help="From opening a connection, or a request's first byte, to its head's end; then 408. TLS handshakes.",
         why="A head is one packet: 30 s forgives the worst mobile link, and ends a slowloris.",
     )
     keep_alive_timeout: float = option(
