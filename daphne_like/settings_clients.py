@@ -77,7 +77,7 @@ class ClientSettings(ProcessSettings):
     header_timeout: float = option(
         30.0,
         group="Timeouts",
-        help="From opening a connection, or a request's first byte, to its head's end; then 408. TLS handshakes.",
+        help="From opening a connection, or a request's first byte, to its head's end; then 408. TLS, too.",
         why="A head is one packet: 30 s forgives the worst mobile link, and ends a slowloris.",
     )
     keep_alive_timeout: float = option(
