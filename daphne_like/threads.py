@@ -12,8 +12,8 @@ warm, and few database connections open.
     job.run()        in a thread
     job.finished()   in the event loop again, together with all others that are finished
 
-A runner that computes is left alone for longer (BUSY_LIMIT): a second one would only fight it for the
-interpreter.
+A runner that computes is left alone for longer: a second one would only fight it for the interpreter. See
+runner_watch.py.
 
 Bounds. `threads` are kept once they were needed; up to `max_threads` there are while jobs wait, and those end
 when they were idle for IDLE_LIMIT. When all are taken, jobs wait, first come first served; how many can wait
@@ -36,18 +36,13 @@ from collections.abc import Callable
 from typing import Any
 
 from . import logs
+from .runner_watch import RunnerWatch
 from .thread_jobs import ATOMIC, CLEAN, OPEN, READING, Call, Job, Lease, PoolThread
 
 __all__ = ["ATOMIC", "CLEAN", "OPEN", "READING", "Job", "Lease", "ThreadPool"]
 
 log = logging.getLogger(logs.APPLICATION)
 
-# Seconds between looks at what moves: the shortest time that an event loop's timer knows.
-TICK = 0.001
-# A runner that has not slept in this time is not waiting but computing: it is left alone so long.
-BUSY_LIMIT = 0.02
-# Of the time between two looks, the share of processor time that makes it computing.
-BUSY_SHARE = 0.5
 # Seconds without a thread for a job that has none yet, after which leases at rest lose theirs.
 FAMINE_AFTER = 0.05
 # Likewise, after which there is a thread more than `max_threads` where leases cannot lose theirs. Most get on.
@@ -110,8 +105,7 @@ class ThreadPool:
         self._stir_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._reaper: asyncio.TimerHandle | None = None
-        self._seen = (-1, 0.0, 0.0)  # `_moved` at the last look, when that was, processor time of the runner
-        self._still_since = 0.0
+        self._watch = RunnerWatch()
         self._taken_up_seen = (-1, 0.0)  # `_taken_up`, and since when
 
     # ---- in the event loop
@@ -205,7 +199,7 @@ class ThreadPool:
     def _tick_later(self) -> None:
         loop = self._loop()
         if loop is not None and not loop.is_closed():
-            self._timer = loop.call_later(TICK, self._tick)
+            self._timer = loop.call_later(self._watch.tick, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -215,7 +209,10 @@ class ThreadPool:
         with self._lock:
             if self._waiting:
                 self._look_for_famine()
-            if self._runner is None or (self.waiting and self._is_stuck(self._runner)):
+            if self._runner is None:
+                self._watch.rest()
+                self._pass_on(None)
+            elif self.waiting and self._watch.is_stuck(self._runner, self._moved):
                 self._pass_on(None)
         if not self.closed:
             self._tick_later()
@@ -229,23 +226,6 @@ class ThreadPool:
         elif now - since >= FAMINE_AFTER:
             self._famine = True
             self._standstill = now - since >= STANDSTILL_AFTER
-
-    def _is_stuck(self, runner: PoolThread) -> bool:
-        """Whether the runner has been in one job since the last look, and waits for something."""
-        now = time.monotonic()
-        used = 0.0
-        if runner.processor_clock is not None:
-            try:
-                used = time.clock_gettime(runner.processor_clock)
-            except OSError:  # it is ending
-                runner.processor_clock = None
-        moved, then, used_then = self._seen
-        self._seen = (self._moved, now, used)
-        if moved != self._moved:
-            self._still_since = now
-            return False
-        computes = used - used_then >= BUSY_SHARE * (now - then)
-        return not computes or now - self._still_since >= BUSY_LIMIT
 
     def _collect(self) -> None:
         """Call back all that threads have left."""

@@ -38,6 +38,7 @@ FLOORS = {
     "relayed": 4,
     "reload": 4,
     "run": 4,
+    "runner_watch": 4,
     "server": 4,
     "supervisor": 4,
     "thread_jobs": 4,

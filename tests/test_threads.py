@@ -2,14 +2,13 @@
 
 import asyncio
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from daphne_like import threads
-from daphne_like.thread_jobs import ATOMIC, CLEAN, OPEN, READING, Job, Lease, PoolThread
+from daphne_like.thread_jobs import ATOMIC, CLEAN, OPEN, READING, Job, Lease
 from daphne_like.thread_pools import open_pool, pool_for
 from daphne_like.threads import ThreadPool
 
@@ -102,27 +101,6 @@ async def test_another_thread_is_woken_while_one_waits():
         blocked.go_on.set()
         await running
         assert pool.size == 2
-
-
-async def test_one_that_computes_is_left_alone_longer():
-    """What computes for less than BUSY_LIMIT does not bring in a second thread to fight it."""
-    async with pool_of() as pool:
-
-        def compute() -> None:
-            end = time.thread_time() + threads.BUSY_LIMIT / 4
-            while time.thread_time() < end:
-                pass
-
-        await pool.call(compute)
-        pool._seen, pool._moved = (7, time.monotonic() - 0.002, 0.0), 7
-        pool._still_since = time.monotonic()
-        with pool_runner(pool) as runner:
-            assert not pool._is_stuck(runner)  # it has used more processor time than passed since the look
-
-
-@contextmanager
-def pool_runner(pool: ThreadPool) -> Iterator[PoolThread]:
-    yield next(iter(pool._workers))
 
 
 async def test_when_all_threads_are_taken_jobs_wait_in_order():

@@ -1,0 +1,84 @@
+"""
+Whether the thread that runs jobs gets on, computes, or waits for something; and how often to look.
+
+Two looks tell: how many jobs were begun between them, how much processor time the thread has had, and how much
+the whole process. A thread that is still in the same job, and has used less than half of the time that it could
+have, waits: for a database, for a sleep to end. What the event loop or another thread took it could not have, for
+one at a time has the interpreter; where they left it next to nothing, nobody can say. So a thread that is kept
+from running is not taken for one that waits, which would bring in another one to fight for the same interpreter.
+
+Each look takes the interpreter from the thread, too: the event loop wakes up for it. While the thread has come on,
+and done nothing but compute, at many looks, fewer of them do.
+"""
+
+from __future__ import annotations
+
+import time
+
+from .thread_jobs import PoolThread
+
+__all__ = ["BUSY_LIMIT", "TICK", "RunnerWatch"]
+
+# Seconds between looks: the shortest time that an event loop's timer knows.
+TICK = 0.001
+# Seconds between looks once it has computed, and come on, at CALM_AFTER of them.
+LONG_TICK = 0.004
+CALM_AFTER = 8
+# Seconds in one job for which a thread that computes is left alone.
+BUSY_LIMIT = 0.02
+# Of the time that others left it, the share of processor time that makes it computing.
+BUSY_SHARE = 0.5
+# The share of all the time that others must have left it for that to be known.
+LEFT_SHARE = 0.2
+
+
+class RunnerWatch:
+    """
+    Attributes:
+        tick: seconds until the next look.
+    """
+
+    def __init__(self) -> None:
+        self.tick = TICK
+        self._runner: PoolThread | None = None
+        self._begun = -1
+        self._seen_at = self._still_since = 0.0
+        self._used = self._used_by_all = 0.0
+        self._calm = 0
+
+    def rest(self) -> None:
+        """There is none that runs jobs."""
+        self._calm = 0
+        self.tick = TICK
+
+    def is_stuck(self, runner: PoolThread, begun: int) -> bool:
+        """
+        Look at it: whether it has been in one job since the last look, and waits, or computes for too long.
+
+        Args:
+            begun: how many jobs were begun so far, by any thread.
+        """
+        now, used, used_by_all = time.monotonic(), _used_by(runner), time.process_time()
+        own, passed = used - self._used, now - self._seen_at
+        left = passed - (used_by_all - self._used_by_all - own)
+        computes = own >= BUSY_SHARE * left or left < LEFT_SHARE * passed
+        gets_on, same = begun != self._begun, runner is self._runner
+        self._runner, self._begun, self._seen_at = runner, begun, now
+        self._used, self._used_by_all = used, used_by_all
+        self._calm = self._calm + 1 if gets_on and same and computes else 0
+        self.tick = TICK if self._calm < CALM_AFTER else LONG_TICK
+        if gets_on:
+            self._still_since = now
+            return False
+        return not computes or now - self._still_since >= BUSY_LIMIT
+
+
+def _used_by(runner: PoolThread) -> float:
+    """Seconds of processor time; 0 where nobody tells, or it is ending."""
+    if runner.processor_clock is None:
+        return 0.0
+    try:
+        return time.clock_gettime(runner.processor_clock)
+    except OSError:
+        runner.processor_clock = None
+        return 0.0

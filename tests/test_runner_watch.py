@@ -1,0 +1,137 @@
+"""A thread that waits is told from one that computes, and from one that is kept from computing."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from daphne_like import runner_watch
+from daphne_like.runner_watch import BUSY_LIMIT, CALM_AFTER, LONG_TICK, TICK, RunnerWatch
+
+
+class Machine:
+    """Clocks that go on as a test says, in place of the module's `time`."""
+
+    def __init__(self):
+        self.now = self.all = 0.0
+        self.used = {}
+
+    def monotonic(self):
+        return self.now
+
+    def process_time(self):
+        return self.all
+
+    def clock_gettime(self, clock):
+        return self.used[clock]
+
+    def thread(self):
+        clock = len(self.used)
+        self.used[clock] = 0.0
+        return SimpleNamespace(processor_clock=clock)
+
+    def pass_by(self, seconds, *, own=None, others=0.0):
+        """*seconds*, of which a thread, and *others*, computed so long; *own*: the thread, and how long."""
+        self.now += seconds
+        self.all += others
+        if own is not None:
+            thread, used = own
+            self.used[thread.processor_clock] += used
+            self.all += used
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    machine = Machine()
+    monkeypatch.setattr(runner_watch, "time", machine)
+    return machine
+
+
+def looked_at(machine, runner):
+    """A watch that has seen *runner* in its first job."""
+    watch = RunnerWatch()
+    assert not watch.is_stuck(runner, 1)
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "stuck"),
+    [
+        (0.0, 0.0, True),
+        (0.0004, 0.0, True),
+        (0.0006, 0.0, False),
+        (0.0003, 0.0005, False),
+        (0.0001, 0.0005, True),
+        (0.0, 0.0009, False),
+    ],
+    ids=["waits", "mostly waits", "computes", "computes when it may", "waits meanwhile", "nobody can say"],
+)
+def test_one_that_is_in_the_same_job(machine, own, others, stuck):
+    runner = machine.thread()
+    watch = looked_at(machine, runner)
+    machine.pass_by(0.001, own=(runner, own), others=others)
+    assert watch.is_stuck(runner, 1) == stuck
+
+
+def test_one_that_has_come_on_is_not_stuck(machine):
+    runner = machine.thread()
+    watch = looked_at(machine, runner)
+    machine.pass_by(0.001)
+    assert not watch.is_stuck(runner, 2)
+
+
+def test_one_that_computes_is_left_alone_for_a_while(machine):
+    runner = machine.thread()
+    watch = looked_at(machine, runner)
+    while machine.now < BUSY_LIMIT - 0.0015:
+        machine.pass_by(0.001, own=(runner, 0.001))
+        assert not watch.is_stuck(runner, 1)
+    machine.pass_by(0.002, own=(runner, 0.002))
+    assert watch.is_stuck(runner, 1)
+
+
+def calm(machine, runner):
+    """A watch of one that has come on and computed for long."""
+    watch = looked_at(machine, runner)
+    for begun in range(2, 2 + CALM_AFTER):
+        assert watch.tick == TICK
+        machine.pass_by(watch.tick, own=(runner, watch.tick))
+        assert not watch.is_stuck(runner, begun)
+    assert watch.tick == LONG_TICK
+    return watch
+
+
+def test_one_that_computes_and_comes_on_is_looked_at_seldom(machine):
+    runner = machine.thread()
+    watch = calm(machine, runner)
+    machine.pass_by(watch.tick, own=(runner, 0.0001))
+    assert not watch.is_stuck(runner, 100)
+    assert watch.tick == TICK, "it comes on, but waits"
+
+
+def test_another_one_is_looked_at_often(machine):
+    watch = calm(machine, machine.thread())
+    machine.pass_by(watch.tick)
+    assert not watch.is_stuck(machine.thread(), 100)
+    assert watch.tick == TICK
+
+
+def test_after_a_rest_it_is_looked_at_often(machine):
+    watch = calm(machine, machine.thread())
+    watch.rest()
+    assert watch.tick == TICK
+
+
+def test_one_in_the_same_job_is_looked_at_often(machine):
+    runner = machine.thread()
+    watch = calm(machine, runner)
+    machine.pass_by(watch.tick, own=(runner, watch.tick))
+    assert not watch.is_stuck(runner, 1 + CALM_AFTER)
+    assert watch.tick == TICK
+
+
+def test_without_a_clock_of_its_own_every_one_waits(machine):
+    """Windows, and some kernels: then a second thread comes in somewhat early."""
+    runner = SimpleNamespace(processor_clock=None)
+    watch = looked_at(machine, runner)
+    machine.pass_by(0.001)
+    assert watch.is_stuck(runner, 1)
