@@ -1,14 +1,15 @@
 """
 Whether the thread that runs jobs gets on, computes, or waits for something; and how often to look.
 
-Two looks tell: how many jobs were begun between them, how much processor time the thread has had, and how much
-the whole process. A thread that is still in the same job, and has used less than half of the time that it could
-have, waits: for a database, for a sleep to end. What the event loop or another thread took it could not have, for
-one at a time has the interpreter; where they left it next to nothing, nobody can say. So a thread that is kept
-from running is not taken for one that waits, which would bring in another one to fight for the same interpreter.
+Two looks tell: how many jobs were begun between them, how much processor time the thread has had, and how
+much the whole process. A thread that is still in the same job, and has used less than half of the time that
+it could have, waits: for a database, for a sleep to end. What the event loop or another thread took it could
+not have, for one at a time has the interpreter; where they left it next to nothing, nobody can say. So a
+thread that is kept from running is not taken for one that waits, which would bring in another one to fight
+for the same interpreter.
 
-Each look takes the interpreter from the thread, too: the event loop wakes up for it. While the thread has come on,
-and done nothing but compute, at many looks, fewer of them do.
+Each look takes the interpreter from the thread, too: the event loop wakes up for it. While the thread has
+come on, and done nothing but compute, at many looks, fewer of them do.
 """
 
 from __future__ import annotations
