@@ -67,15 +67,13 @@ def base_image() -> Image:
     if (root / ".made").exists():
         return Image(root, [root])
     release = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.M)
-    sources = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
-    text = "\n".join(each.read_text() for each in sources if each.is_file())
-    mirror = re.search(r"^(?:URIs:|deb(?: \[[^\]]*\])?) *(\S+)", text, re.M)
-    if release is None or mirror is None:
-        raise Failed("this machine's Debian release and mirror are not to be found in /etc")
+    mirror = release and mirror_of(release[1])
+    if not release or not mirror:
+        raise Failed("this machine's Debian release and mirror are not to be found")
     print(f"Making a Debian root ({release[1]}) in {root.relative_to(ROOT)}", flush=True)
     shutil.rmtree(root, ignore_errors=True)
     root.parent.mkdir(parents=True, exist_ok=True)
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release[1], str(root), mirror[1]]
+    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release[1], str(root), mirror]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BASE_TIMEOUT)
     if done.returncode != 0:
         raise Failed(f"debootstrap: exit {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}")
@@ -83,6 +81,22 @@ def base_image() -> Image:
     shutil.copy2("/etc/ssl/certs/ca-certificates.crt", root / "etc/ssl/certs/ca-certificates.crt")
     (root / ".made").touch()
     return Image(root, [root])
+
+
+def mirror_of(release: str) -> str | None:
+    """Where apt has the packages of this release from."""
+    command = [
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(REPO_URI) $(RELEASE) $(COMPONENT)",
+        "Created-By: Packages",
+    ]
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+        uri, suite, component = line.split()
+        if (suite, component) == (release, "main"):
+            return uri
+    return None
 
 
 # -- looking -----------------------------------------------------------------------------------------
