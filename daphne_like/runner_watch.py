@@ -2,11 +2,11 @@
 Whether the thread that runs jobs gets on, computes, or waits for something; and how often to look.
 
 Two looks tell: how many jobs were begun between them, how much processor time the thread has had, and how
-much the whole process. A thread that is still in the same job, and has used less than half of the time that
-it could have, waits: for a database, for a sleep to end. What the event loop or another thread took it could
-not have, for one at a time has the interpreter; where they left it next to nothing, nobody can say. So a
-thread that is kept from running is not taken for one that waits, which would bring in another one to fight
-for the same interpreter.
+much the event loop. A thread that is still in the same job, and has used little of the time that it could
+have, waits: for a database, for a sleep to end. What the event loop took it could not have, for one at a time
+has the interpreter; so a thread that is kept from running is not taken for one that waits, which would bring
+in another one to fight for the same interpreter. (What other threads took says nothing: they may be in code
+that does without the interpreter, hashing a password.)
 
 Each look takes the interpreter from the thread, too: the event loop wakes up for it. While the thread has
 come on, and done nothing but compute, at many looks, fewer of them do.
@@ -27,10 +27,15 @@ LONG_TICK = 0.004
 CALM_AFTER = 8
 # Seconds in one job for which a thread that computes is left alone.
 BUSY_LIMIT = 0.02
-# Of the time that others left it, the share of processor time that makes it computing.
-BUSY_SHARE = 0.5
-# The share of all the time that others must have left it for that to be known.
+# Of the time that the event loop left it, the share of processor time that makes it computing. Less than half,
+# for one that was the runner before may be at its job's end.
+BUSY_SHARE = 0.3
+# And of all the time: to begin a job, and then wait, takes less.
+LEAST_SHARE = 0.05
+# Where the event loop left it less than this share of all the time, one look does not tell; so many seconds do.
+# (Python lets a thread keep the interpreter for 5 ms from another that wants it.)
 LEFT_SHARE = 0.2
+UNSURE_LIMIT = 0.0025
 
 
 class RunnerWatch:
@@ -44,7 +49,7 @@ class RunnerWatch:
         self._runner: PoolThread | None = None
         self._begun = -1
         self._seen_at = self._still_since = 0.0
-        self._used = self._used_by_all = 0.0
+        self._used = self._used_by_loop = 0.0
         self._calm = 0
 
     def rest(self) -> None:
@@ -56,22 +61,27 @@ class RunnerWatch:
         """
         Look at it: whether it has been in one job since the last look, and waits, or computes for too long.
 
+        In the event loop's thread.
+
         Args:
             begun: how many jobs were begun so far, by any thread.
         """
-        now, used, used_by_all = time.monotonic(), _used_by(runner), time.process_time()
+        now, used, used_by_loop = time.monotonic(), _used_by(runner), time.thread_time()
         own, passed = used - self._used, now - self._seen_at
-        left = passed - (used_by_all - self._used_by_all - own)
-        computes = own >= BUSY_SHARE * left or left < LEFT_SHARE * passed
+        left = passed - (used_by_loop - self._used_by_loop)
+        computes = own >= max(BUSY_SHARE * left, LEAST_SHARE * passed)
         gets_on, same = begun != self._begun, runner is self._runner
         self._runner, self._begun, self._seen_at = runner, begun, now
-        self._used, self._used_by_all = used, used_by_all
+        self._used, self._used_by_loop = used, used_by_loop
         self._calm = self._calm + 1 if gets_on and same and computes else 0
         self.tick = TICK if self._calm < CALM_AFTER else LONG_TICK
         if gets_on:
             self._still_since = now
             return False
-        return not computes or now - self._still_since >= BUSY_LIMIT
+        still = now - self._still_since
+        if computes:
+            return still >= BUSY_LIMIT
+        return left >= LEFT_SHARE * passed or still >= UNSURE_LIMIT
 
 
 def _used_by(runner: PoolThread) -> float:

@@ -50,7 +50,7 @@ class ClientSettings(ProcessSettings):
     max_connections: int = option(
         65536,
         zero="no limit",
-        help="Open connections, WebSockets included; beyond: 503. As many TLS handshakes: close.",
+        help="Open connections, WebSockets included; beyond: 503. Of TLS handshakes 8192 at most.",
         why="An idle one costs some 6 KiB: this is 400 MiB of them. The open-file limit often comes first.",
     )
     max_concurrent_requests: int | None = option(

@@ -262,8 +262,8 @@ class ThreadPool:
 
     def deliver(self, callback: Callable[[], None]) -> None:
         """
-        Have *callback* called in the event loop, together with what else is finished, a millisecond later at
-        most.
+        Have *callback* called in the event loop, together with what else is finished: at its next look, or when
+        nothing waits any more.
 
         For a job that has something to say before it ends.
         """

@@ -5,21 +5,21 @@ from types import SimpleNamespace
 import pytest
 
 from daphne_like import runner_watch
-from daphne_like.runner_watch import BUSY_LIMIT, CALM_AFTER, LONG_TICK, TICK, RunnerWatch
+from daphne_like.runner_watch import BUSY_LIMIT, CALM_AFTER, LONG_TICK, TICK, UNSURE_LIMIT, RunnerWatch
 
 
 class Machine:
     """Clocks that go on as a test says, in place of the module's `time`."""
 
     def __init__(self):
-        self.now = self.all = 0.0
+        self.now = self.loop = 0.0
         self.used = {}
 
     def monotonic(self):
         return self.now
 
-    def process_time(self):
-        return self.all
+    def thread_time(self):
+        return self.loop
 
     def clock_gettime(self, clock):
         return self.used[clock]
@@ -29,14 +29,13 @@ class Machine:
         self.used[clock] = 0.0
         return SimpleNamespace(processor_clock=clock)
 
-    def pass_by(self, seconds, *, own=None, others=0.0):
-        """*seconds*, of which a thread, and *others*, computed so long; *own*: the thread, and how long."""
+    def pass_by(self, seconds, *, own=None, loop=0.0):
+        """*seconds*; the event loop has computed *loop* of them, and the thread of *own* what that says."""
         self.now += seconds
-        self.all += others
+        self.loop += loop
         if own is not None:
             thread, used = own
             self.used[thread.processor_clock] += used
-            self.all += used
 
 
 @pytest.fixture
@@ -54,22 +53,41 @@ def looked_at(machine, runner):
 
 
 @pytest.mark.parametrize(
-    ("own", "others", "stuck"),
+    ("own", "loop", "stuck"),
     [
         (0.0, 0.0, True),
-        (0.0004, 0.0, True),
+        (0.0002, 0.0, True),
         (0.0006, 0.0, False),
-        (0.0003, 0.0005, False),
+        (0.0002, 0.0005, False),
         (0.0001, 0.0005, True),
         (0.0, 0.0009, False),
     ],
     ids=["waits", "mostly waits", "computes", "computes when it may", "waits meanwhile", "nobody can say"],
 )
-def test_one_that_is_in_the_same_job(machine, own, others, stuck):
+def test_one_that_is_in_the_same_job(machine, own, loop, stuck):
     runner = machine.thread()
     watch = looked_at(machine, runner)
-    machine.pass_by(0.001, own=(runner, own), others=others)
+    machine.pass_by(0.001, own=(runner, own), loop=loop)
     assert watch.is_stuck(runner, 1) == stuck
+
+
+def test_one_that_does_not_come_to_run_beside_a_busy_event_loop_waits(machine):
+    """Of one that wants to run, something would show."""
+    runner = machine.thread()
+    watch = looked_at(machine, runner)
+    while machine.now < UNSURE_LIMIT - 0.0015:
+        machine.pass_by(0.001, loop=0.00097, own=(runner, 0.00003))  # it has begun, and begun to wait
+        assert not watch.is_stuck(runner, 1)
+    machine.pass_by(0.002, loop=0.00197, own=(runner, 0.00003))
+    assert watch.is_stuck(runner, 1)
+
+
+def test_what_other_threads_compute_does_not_matter(machine):
+    """They may do without the interpreter: a view that waits is not one that they keep from running."""
+    runner, hashing = machine.thread(), machine.thread()
+    watch = looked_at(machine, runner)
+    machine.pass_by(0.001, own=(hashing, 0.001))
+    assert watch.is_stuck(runner, 1)
 
 
 def test_one_that_has_come_on_is_not_stuck(machine):

@@ -7,8 +7,8 @@ read. Who takes "nothing above" for "all has left", and closes, cuts the end of 
 client. So plain connections are accepted here, and TLS is put above each (start_tls()): the lower transport is
 known then, and can be asked.
 
-* A write goes down in pieces, until the lower transport has enough: the rest waits above, which pauses the
-  producer. So what nobody tells of is one piece.
+* A write goes down in pieces, one when the last has left; the rest waits here, and the producer is paused. So
+  what nobody tells of is one piece.
 * Closing waits until both are empty, as long as the client reads (`write_timeout`); only then TLS is ended,
   and the client has TLS_GOODBYE seconds to answer that.
 * Handshakes have a limit of time and of number, for they are no connections yet that anybody counts.
@@ -17,6 +17,7 @@ known then, and can be asked.
 import asyncio
 import logging
 import ssl
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -34,6 +35,8 @@ log = logging.getLogger(logs.SERVER)
 TLS_GOODBYE = 1.0
 # Octets of a write that are encrypted at once: four records.
 PIECE = 65536
+# Handshakes that may be under way where as many connections may be: 50 KiB each, and 256 KiB with asyncio.
+MAX_HANDSHAKES = 8192
 # Seconds between two looks whether a closing connection's client has read on.
 CLOSING_LOOK = 0.05
 
@@ -43,13 +46,13 @@ class Handshakes:
     Makes TLS connections of plain ones.
 
     Args:
-        limit: how many handshakes may be under way; further connections are closed. 0 for no limit.
+        limit: how many handshakes may be under way, MAX_HANDSHAKES at most; further connections are closed.
         timeout: seconds that one may take; 0 for no limit but the loop's own, a minute.
     """
 
     def __init__(self, context: ssl.SSLContext, *, limit: int, timeout: float) -> None:
         self._context = context
-        self._limit = limit
+        self._limit = min(limit or MAX_HANDSHAKES, MAX_HANDSHAKES)
         self._timeout = timeout or None
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -59,8 +62,9 @@ class Handshakes:
 
     def begin(self, hello: "_Hello", lower: asyncio.Transport, factory: IProtocolFactory) -> None:
         """Put TLS above *lower*, and what *factory* builds above that."""
-        if self._limit and len(self._under_way) >= self._limit:
-            log.warning("refused a connection: too many TLS handshakes under way")
+        if len(self._under_way) >= self._limit:
+            client = lower.get_extra_info("peername")
+            log.warning("refused a connection: too many TLS handshakes under way", extra={"client": client})
             lower.abort()
             return
         task = asyncio.get_running_loop().create_task(self._shake(hello, lower, factory))
@@ -68,6 +72,8 @@ class Handshakes:
         task.add_done_callback(self._under_way.discard)
 
     async def _shake(self, hello: "_Hello", lower: asyncio.Transport, factory: IProtocolFactory) -> None:
+        if lower.is_closing():
+            return  # the client has left; a handshake would hold on to its memory until its time is over
         loop = asyncio.get_running_loop()
         transport = TLSTransport(factory, lower)
         loop.call_soon(hello.pass_on)  # when TLS is there, and before its own calls
@@ -126,12 +132,15 @@ class TLSTransport(LoopTransport):
         lower: the plain transport under the loop's.
     """
 
-    __slots__ = ("_early", "_look", "_lower", "_paused")
+    __slots__ = ("_early", "_look", "_lower", "_over", "_paused", "_rest", "_rest_size")
 
     def __init__(self, factory: IProtocolFactory, lower: asyncio.Transport) -> None:
         super().__init__(factory)
         self._lower = lower
         self._paused = False
+        self._over = False  # the client has ended TLS: nothing that is written leaves
+        self._rest: deque[memoryview] = deque()  # not encrypted yet; the loop is paused while there is any
+        self._rest_size = 0
         self._look: asyncio.TimerHandle | None = None
         # asyncio brings what came with the handshake's end before it says that this is there.
         self._early: list[bytes] = []
@@ -152,23 +161,46 @@ class TLSTransport(LoopTransport):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._look is not None:
             self._look.cancel()
+        self._drop_rest()
         super().connection_lost(exc)
 
     def _write_all(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         self._write(b"".join(list_of_data))
 
     def _write(self, data: bytes | bytearray | memoryview) -> None:
-        write = self._loop_transport.write
-        if len(data) <= PIECE:
-            write(data)
-            return
-        view = memoryview(data)
-        begin = 0
-        while begin < len(view) and not self._paused:
-            write(view[begin : begin + PIECE])
-            begin += PIECE
-        if begin < len(view):
-            write(view[begin:])
+        if self._is_over():
+            return  # the loop would complain
+        if len(data) <= PIECE and not self._rest:
+            self._loop_transport.write(data)
+        else:
+            self._rest.append(memoryview(data))
+            self._rest_size += len(data)
+            self._write_on()
+
+    def _write_on(self) -> None:
+        rest = self._rest
+        while rest and not self._paused:
+            if self._is_over():
+                self._drop_rest()
+                return
+            view = rest.popleft()
+            if len(view) > PIECE:
+                rest.appendleft(view[PIECE:])
+                view = view[:PIECE]
+            self._rest_size -= len(view)
+            self._loop_transport.write(view)
+
+    def _is_over(self) -> bool:
+        return self._over or self._loop_transport.is_closing() or self._lower.is_closing()
+
+    def _drop_rest(self) -> None:
+        self._rest.clear()
+        self._rest_size = 0
+
+    def eof_received(self) -> bool:
+        self._over = True
+        self._drop_rest()
+        return super().eof_received()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -176,11 +208,14 @@ class TLSTransport(LoopTransport):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if not self.disconnecting:  # else it has to wait for the lower one, too
+        self._write_on()
+        # A closing one has to wait for the lower transport, too.
+        if not self._paused and not self.disconnecting:
             super().resume_writing()
 
     def bytes_unsent(self) -> int:
-        return self._loop_transport.get_write_buffer_size() + self._lower.get_write_buffer_size()
+        upper, lower = self._loop_transport, self._lower
+        return self._rest_size + upper.get_write_buffer_size() + lower.get_write_buffer_size()
 
     def loseConnection(self) -> None:
         if self.disconnecting:

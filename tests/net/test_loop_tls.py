@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import ssl
@@ -147,3 +148,57 @@ async def test_handshake_that_takes_too_long(tmp_path):
         async with asyncio.timeout(30):
             assert (await read_all(reader))[0] == b""
         writer.close()
+
+
+async def test_client_that_leaves_before_the_handshake_leaves_nothing(tmp_path):
+    """With uvloop it has left before there could be TLS, and a handshake of nobody's would go on."""
+
+    def kept():
+        return sum(type(each).__name__ == "SSLProtocol" for each in gc.get_objects())
+
+    settings, _ = secured(tmp_path)
+    async with served(**settings) as server:
+        before = kept()
+
+        def come_and_go():
+            for _ in range(50):
+                socket.create_connection(("127.0.0.1", port_of(server))).close()
+
+        await asyncio.to_thread(come_and_go)
+        async with asyncio.timeout(10):  # a third of the handshake's time
+            while kept() > before:
+                gc.collect()
+                await asyncio.sleep(0.02)
+
+
+async def test_time_for_the_next_request_begins_when_a_slow_client_has_read(tmp_path):
+    settings, trusting = secured(tmp_path, keep_alive_timeout=1.0)
+
+    def talk(server):
+        with hardly_reading(server, trusting) as sock:
+            sock.sendall(GET)
+            missing = LARGE - sock.recv(65536).count(b"\0")
+            while missing:
+                missing -= sock.recv(65536).count(b"\0")
+                if missing > 3 << 20:  # more than the kernel holds
+                    time.sleep(0.008)  # a slow client's pace
+            sock.sendall(GET)
+            return sock.recv(12)
+
+    async with served(large, **settings) as server:
+        assert await asyncio.to_thread(talk, server) == b"HTTP/1.1 200"
+
+
+async def test_client_that_ends_tls_and_asks_for_much_is_no_noise(tmp_path, caplog):
+    settings, trusting = secured(tmp_path)
+
+    def ask_and_leave(server):
+        with hardly_reading(server, trusting) as sock:
+            sock.sendall(GET)
+            with contextlib.suppress(OSError):
+                sock.unwrap()
+
+    async with served(large, **settings) as server:
+        await asyncio.to_thread(ask_and_leave, server)
+        await asyncio.to_thread(ask_and_leave, server)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
