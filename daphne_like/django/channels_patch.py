@@ -101,7 +101,11 @@ def _uses_single_thread() -> bool:
     return (
         getattr(AsyncToSync.executors, "current", None) is None
         and SyncToAsync.thread_sensitive_context.get(None) is None
-        and asyncio.get_running_loop() not in AsyncToSync.loop_thread_executors
+        # Hardly ever is there any; asking for the loop is a system call before Python 3.12.
+        and not (
+            AsyncToSync.loop_thread_executors
+            and asyncio.get_running_loop() in AsyncToSync.loop_thread_executors
+        )
     )
 
 
