@@ -18,7 +18,7 @@ import time
 
 from .thread_jobs import PoolThread
 
-__all__ = ["BUSY_LIMIT", "TICK", "RunnerWatch"]
+__all__ = ["RunnerWatch"]
 
 # Seconds between looks: the shortest time that an event loop's timer knows.
 TICK = 0.001
@@ -39,23 +39,23 @@ UNSURE_LIMIT = 0.0025
 
 
 class RunnerWatch:
-    """
-    Attributes:
-        tick: seconds until the next look.
-    """
+    """What was seen at the last look, and what the next one says."""
 
     def __init__(self) -> None:
-        self.tick = TICK
         self._runner: PoolThread | None = None
         self._begun = -1
         self._seen_at = self._still_since = 0.0
         self._used = self._used_by_loop = 0.0
         self._calm = 0
 
+    @property
+    def tick(self) -> float:
+        """Seconds until the next look."""
+        return TICK if self._calm < CALM_AFTER else LONG_TICK
+
     def rest(self) -> None:
         """There is none that runs jobs."""
         self._calm = 0
-        self.tick = TICK
 
     def is_stuck(self, runner: PoolThread, begun: int) -> bool:
         """
@@ -74,7 +74,6 @@ class RunnerWatch:
         self._runner, self._begun, self._seen_at = runner, begun, now
         self._used, self._used_by_loop = used, used_by_loop
         self._calm = self._calm + 1 if gets_on and same and computes else 0
-        self.tick = TICK if self._calm < CALM_AFTER else LONG_TICK
         if gets_on:
             self._still_since = now
             return False

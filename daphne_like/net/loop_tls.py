@@ -63,7 +63,8 @@ class Handshakes:
     def begin(self, hello: "_Hello", lower: asyncio.Transport, factory: IProtocolFactory) -> None:
         """Put TLS above *lower*, and what *factory* builds above that."""
         if len(self._under_way) >= self._limit:
-            client = lower.get_extra_info("peername")
+            peer = lower.get_extra_info("peername")
+            client = peer[:2] if isinstance(peer, tuple) else peer
             log.warning("refused a connection: too many TLS handshakes under way", extra={"client": client})
             lower.abort()
             return
@@ -132,7 +133,7 @@ class TLSTransport(LoopTransport):
         lower: the plain transport under the loop's.
     """
 
-    __slots__ = ("_early", "_look", "_lower", "_over", "_paused", "_rest", "_rest_size")
+    __slots__ = ("_early", "_look", "_lower", "_over", "_paused", "_rest")
 
     def __init__(self, factory: IProtocolFactory, lower: asyncio.Transport) -> None:
         super().__init__(factory)
@@ -140,7 +141,6 @@ class TLSTransport(LoopTransport):
         self._paused = False
         self._over = False  # the client has ended TLS: nothing that is written leaves
         self._rest: deque[memoryview] = deque()  # not encrypted yet; the loop is paused while there is any
-        self._rest_size = 0
         self._look: asyncio.TimerHandle | None = None
         # asyncio brings what came with the handshake's end before it says that this is there.
         self._early: list[bytes] = []
@@ -161,7 +161,7 @@ class TLSTransport(LoopTransport):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._look is not None:
             self._look.cancel()
-        self._drop_rest()
+        self._rest.clear()
         super().connection_lost(exc)
 
     def _write_all(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
@@ -174,32 +174,26 @@ class TLSTransport(LoopTransport):
             self._loop_transport.write(data)
         else:
             self._rest.append(memoryview(data))
-            self._rest_size += len(data)
             self._write_on()
 
     def _write_on(self) -> None:
         rest = self._rest
         while rest and not self._paused:
             if self._is_over():
-                self._drop_rest()
+                rest.clear()
                 return
             view = rest.popleft()
             if len(view) > PIECE:
                 rest.appendleft(view[PIECE:])
                 view = view[:PIECE]
-            self._rest_size -= len(view)
             self._loop_transport.write(view)
 
     def _is_over(self) -> bool:
         return self._over or self._loop_transport.is_closing() or self._lower.is_closing()
 
-    def _drop_rest(self) -> None:
-        self._rest.clear()
-        self._rest_size = 0
-
     def eof_received(self) -> bool:
         self._over = True
-        self._drop_rest()
+        self._rest.clear()
         return super().eof_received()
 
     def pause_writing(self) -> None:
@@ -215,7 +209,7 @@ class TLSTransport(LoopTransport):
 
     def bytes_unsent(self) -> int:
         upper, lower = self._loop_transport, self._lower
-        return self._rest_size + upper.get_write_buffer_size() + lower.get_write_buffer_size()
+        return sum(map(len, self._rest)) + upper.get_write_buffer_size() + lower.get_write_buffer_size()
 
     def loseConnection(self) -> None:
         if self.disconnecting:

@@ -156,7 +156,7 @@ async def test_client_that_leaves_before_the_handshake_leaves_nothing(tmp_path):
     def kept():
         return sum(type(each).__name__ == "SSLProtocol" for each in gc.get_objects())
 
-    settings, _ = secured(tmp_path)
+    settings, trusting = secured(tmp_path)
     async with served(**settings) as server:
         before = kept()
 
@@ -165,6 +165,9 @@ async def test_client_that_leaves_before_the_handshake_leaves_nothing(tmp_path):
                 socket.create_connection(("127.0.0.1", port_of(server))).close()
 
         await asyncio.to_thread(come_and_go)
+        async with connect(server, ssl=trusting) as (reader, writer):  # the others were accepted before it
+            writer.write(GET)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         async with asyncio.timeout(10):  # a third of the handshake's time
             while kept() > before:
                 gc.collect()
