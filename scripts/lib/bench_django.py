@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import bench_client
@@ -91,7 +92,7 @@ def prepare() -> None:
     done = subprocess.run(
         [sys.executable, "-c", MAKE_DATABASE],
         cwd=LIB,
-        env={**os.environ, **environment("bare"), "PYTHONPATH": os.pathsep.join([str(LIB), str(ROOT)])},
+        env={**os.environ, **environment(Site("bare")), "PYTHONPATH": os.pathsep.join([str(LIB), str(ROOT)])},
         capture_output=True,
         text=True,
     )
@@ -109,20 +110,38 @@ Row.objects.bulk_create(Row(pk=n, name=f"row {n}", number=n * n) for n in range(
 """
 
 
-def environment(middleware: str, *, app: bool = False) -> dict[str, str]:
+@dataclass(frozen=True)
+class Site:
+    """
+    What the site's settings are, for every contestant of a row.
+
+    Args:
+        middleware: "bare" or "startproject".
+        max_age: seconds for which a database connection may be used again; 0 is Django's default.
+        layer: the channel layer's class.
+    """
+
+    middleware: str = "startproject"
+    max_age: int = 600
+    layer: str = "channels.layers.InMemoryChannelLayer"
+
+
+def environment(site: Site, *, app: bool = False) -> dict[str, str]:
     """What the site's settings read."""
     return {
         "DJANGO_SETTINGS_MODULE": "bench_site.settings",
-        "BENCH_SITE_MIDDLEWARE": middleware,
+        "BENCH_SITE_MIDDLEWARE": site.middleware,
         "BENCH_SITE_DATABASE": DATABASE[0],
+        "BENCH_SITE_MAX_AGE": str(site.max_age),
+        "BENCH_SITE_LAYER": site.layer,
         "BENCH_SITE_APP": "1" if app else "0",
     }
 
 
 @contextlib.contextmanager
-def started(name: str, middleware: str, *, both_cores: bool = False) -> Iterator[RunningServer]:
+def started(name: str, site: Site, *, both_cores: bool = False) -> Iterator[RunningServer]:
     """The contestant *name*, running."""
-    os.environ.update(environment(middleware, app=name == "ours, chat"))
+    os.environ.update(environment(site, app=name == "ours, chat"))
     os.sched_setaffinity(0, CORES if both_cores else CORES[1:])
     with bench_servers.running(CONTESTANTS[name], *(CORES if both_cores else CORES[:1])) as server:
         yield server
@@ -138,11 +157,11 @@ def wire_size(port: int, path: str) -> int:
     return response.wire_size
 
 
-def requests(path: str, middleware: str, *, both_cores: bool = False) -> Callable[[str, int], Sample]:
+def requests(path: str, site: Site, *, both_cores: bool = False) -> Callable[[str, int], Sample]:
     """How a row measures requests for *path*."""
 
     def measure(name: str, seconds: int) -> Sample:
-        with started(name, middleware, both_cores=both_cores) as server:
+        with started(name, site, both_cores=both_cores) as server:
             size = wire_size(server.port, path)
             bench_load.wrk(server.port, path, size, 1)
             return sampled(server, lambda: bench_load.wrk(server.port, path, size, seconds))
@@ -152,7 +171,7 @@ def requests(path: str, middleware: str, *, both_cores: bool = False) -> Callabl
 
 def measure_streams(name: str, seconds: int) -> Sample:
     """Threads of the server's processes while event streams are held."""
-    with started(name, "startproject") as server:
+    with started(name, Site()) as server:
         held = []
         try:
             for _ in range(STREAMS):
@@ -167,51 +186,56 @@ def measure_streams(name: str, seconds: int) -> Sample:
                 connection.socket.close()
 
 
-def measure_chat(name: str, seconds: int) -> Sample:
-    """Deliveries a second: one socket speaks, all of them hear it, then the next one speaks."""
-    with started(name, "startproject") as server:
-        connections = []
-        poller = select.epoll()
-        try:
-            for _ in range(SOCKETS):
-                connection = bench_client.Connection(server.port)
-                connections.append(connection)
-                connection.open_websocket()
-                connection.socket.setblocking(False)
-            by_number = {connection.socket.fileno(): connection.socket for connection in connections}
-            for number in by_number:
-                poller.register(number, select.EPOLLIN)
-            frame = bench_client.text_frame(MESSAGE)
-            reply = 2 + len(MESSAGE)
-            begun = end = 0.0
-            delivered = 0
-            for turn in range(10**9):
-                if turn == 3:  # warm
-                    begun, end, delivered = time.perf_counter(), time.perf_counter() + seconds, 0
-                elif turn > 3 and time.perf_counter() >= end:
-                    break
-                connections[turn % SOCKETS].socket.send(frame)
-                missing = SOCKETS * reply
-                while missing:
-                    ready = poller.poll(bench_client.TIMEOUT)
-                    if not ready:
-                        raise WrongAnswer(f"{missing // reply} of {SOCKETS} did not hear it")
-                    for number, _ in ready:
-                        received = by_number[number].recv(65536)
-                        if not received:
-                            raise WrongAnswer("connection closed")
-                        missing -= len(received)
-                delivered += SOCKETS
-            server.check_alive()
-            return Sample(delivered / (time.perf_counter() - begun))
-        finally:
-            poller.close()
-            for connection in connections:
-                connection.socket.close()
+def chat(site: Site) -> Callable[[str, int], Sample]:
+    """How a row measures what is said in a room."""
+
+    def measure(name: str, seconds: int) -> Sample:
+        """Deliveries a second: one socket speaks, all of them hear it, then the next one speaks."""
+        with started(name, site) as server:
+            connections = []
+            poller = select.epoll()
+            try:
+                for _ in range(SOCKETS):
+                    connection = bench_client.Connection(server.port)
+                    connections.append(connection)
+                    connection.open_websocket()
+                    connection.socket.setblocking(False)
+                by_number = {connection.socket.fileno(): connection.socket for connection in connections}
+                for number in by_number:
+                    poller.register(number, select.EPOLLIN)
+                frame = bench_client.text_frame(MESSAGE)
+                reply = 2 + len(MESSAGE)
+                begun = end = 0.0
+                delivered = 0
+                for turn in range(10**9):
+                    if turn == 3:  # warm
+                        begun, end, delivered = time.perf_counter(), time.perf_counter() + seconds, 0
+                    elif turn > 3 and time.perf_counter() >= end:
+                        break
+                    connections[turn % SOCKETS].socket.send(frame)
+                    missing = SOCKETS * reply
+                    while missing:
+                        ready = poller.poll(bench_client.TIMEOUT)
+                        if not ready:
+                            raise WrongAnswer(f"{missing // reply} of {SOCKETS} did not hear it")
+                        for number, _ in ready:
+                            received = by_number[number].recv(65536)
+                            if not received:
+                                raise WrongAnswer("connection closed")
+                            missing -= len(received)
+                    delivered += SOCKETS
+                server.check_alive()
+                return Sample(delivered / (time.perf_counter() - begun))
+            finally:
+                poller.close()
+                for connection in connections:
+                    connection.socket.close()
+
+    return measure
 
 
 def row(
-    key: str, title: str, path: str, middleware: str, must: float, aim: float, peers: tuple[str, ...]
+    key: str, title: str, path: str, site: Site, must: float, aim: float, peers: tuple[str, ...]
 ) -> Comparison:
     installed = tuple(name for name in peers if not CONTESTANTS[name].missing_modules())
     return Comparison(
@@ -221,21 +245,42 @@ def row(
         (OURS, "uvicorn", *installed),
         (("uvicorn", must),),
         ("uvicorn", aim),
-        requests(path, middleware),
+        requests(path, site),
         needs_wrk=True,
+    )
+
+
+def chat_row(key: str, title: str, site: Site) -> Comparison:
+    return Comparison(
+        key,
+        title,
+        "deliveries/s",
+        ("ours, chat", "uvicorn, chat"),
+        (("uvicorn, chat", 2),),
+        ("uvicorn, chat", 4),
+        chat(site),
     )
 
 
 ROWS = {
     each.key: each
     for each in (
-        row("hello", "sync hello, no middleware", "/", "bare", 7, 12, PEERS[:2]),
-        row("startproject", "sync hello, `startproject` middleware", "/", "startproject", 9, 14, PEERS[:2]),
-        row("row", "one SQLite row, `startproject`", "/row/", "startproject", 5.5, 9, PEERS[:2]),
-        row("async", "async hello, `startproject`", "/async/", "startproject", 6, 9, (PEERS[0], PEERS[2])),
-        row("aget", "`aget` of one row, `startproject`", "/async-row/", "startproject", 3, 4, PEERS[2:]),
-        row("table", "template of 50 rows", "/table/", "startproject", 1.8, 2.4, PEERS[:2]),
-        row("slow", "10 % of requests sleep 50 ms", "/sometimes-slow/", "startproject", 4.5, 7, PEERS[:1]),
+        row("hello", "sync hello, no middleware", "/", Site("bare"), 7, 12, PEERS[:2]),
+        row("startproject", "sync hello, `startproject` middleware", "/", Site(), 9, 14, PEERS[:2]),
+        row("row", "one SQLite row, `startproject`", "/row/", Site(), 5.5, 9, PEERS[:2]),
+        row(
+            "row-opened",
+            "the same, a connection for each request (Django's default)",
+            "/row/",
+            Site(max_age=0),
+            3.5,
+            5.5,
+            PEERS[:2],
+        ),
+        row("async", "async hello, `startproject`", "/async/", Site(), 6, 9, (PEERS[0], PEERS[2])),
+        row("aget", "`aget` of one row, `startproject`", "/async-row/", Site(), 3, 4, PEERS[2:]),
+        row("table", "template of 50 rows", "/table/", Site(), 1.8, 2.4, PEERS[:2]),
+        row("slow", "10 % of requests sleep 50 ms", "/sometimes-slow/", Site(), 4.5, 7, PEERS[:1]),
         Comparison(
             "workers",
             "sync hello with two workers on both cores",
@@ -243,7 +288,7 @@ ROWS = {
             ("ours, 2 workers", "uvicorn, 2 workers"),
             (("uvicorn, 2 workers", 5),),
             ("uvicorn, 2 workers", 9),
-            requests("/", "startproject", both_cores=True),
+            requests("/", Site(), both_cores=True),
             needs_wrk=True,
         ),
         Comparison(
@@ -256,14 +301,13 @@ ROWS = {
             measure_streams,
             once=True,
         ),
-        Comparison(
-            "chat",
-            f"unmodified Channels chat, {SOCKETS} sockets in one group",
-            "deliveries/s",
-            ("ours, chat", "uvicorn, chat"),
-            (("uvicorn, chat", 2),),
-            ("uvicorn, chat", 4),
-            measure_chat,
+        chat_row(
+            "chat", "unmodified Channels chat, 1000 sockets in one group, Channels' memory layer", Site()
+        ),
+        chat_row(
+            "chat-ours",
+            "the same, our memory layer under both servers",
+            Site(layer="daphne_like.layers.memory.MemoryChannelLayer"),
         ),
     )
 }

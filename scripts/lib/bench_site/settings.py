@@ -3,6 +3,8 @@ Settings. From the environment:
 
     BENCH_SITE_MIDDLEWARE   "bare" for none, else what `startproject` gives
     BENCH_SITE_DATABASE     path of the SQLite file
+    BENCH_SITE_MAX_AGE      CONN_MAX_AGE; Django's default, 0, opens a connection for each request
+    BENCH_SITE_LAYER        the channel layer's class
     BENCH_SITE_APP          "1": our Django app is installed
 """
 
@@ -41,8 +43,11 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("BENCH_SITE_DATABASE", ":memory:"),
+        "CONN_MAX_AGE": int(os.environ.get("BENCH_SITE_MAX_AGE", "0")),
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
-CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+CHANNEL_LAYERS = {
+    "default": {"BACKEND": os.environ.get("BENCH_SITE_LAYER", "channels.layers.InMemoryChannelLayer")}
+}
