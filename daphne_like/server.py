@@ -172,14 +172,14 @@ class Server:
             application, settings.lifespan, settings.startup_timeout, settings.shutdown_timeout
         )
         self._application = application
-        self._listeners = Listeners(settings, current_reactor)
+        self._changed = Wakeup()
+        self._listeners = Listeners(settings, current_reactor, self._changed.wake)
         self._certificate: TLSCertificate | None = None
         self._context: ServerContext | None = None
         self._factory: ServerFactory | None = None
         self._deadlines: Deadlines | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._pool: ThreadPool | None = None
-        self._changed = Wakeup()
         self._hurry = asyncio.Event()
 
     @property
@@ -319,14 +319,15 @@ class Server:
             stream.shutdown()
 
     async def _finished(self) -> None:
-        """Wait until no connection is open and no application runs."""
+        """Wait until no connection is open or to be, and no application runs."""
         assert self._context is not None and self._factory is not None
-        while self._factory.connections or self._context.running:
+        while self._factory.connections or self._context.running or self._listeners.handshakes:
             await self._changed.wait()
 
     async def _cut(self, finished: asyncio.Task[None]) -> None:
         """End what has not ended by itself: first tell applications that their clients are gone."""
         assert self._context is not None and self._factory is not None
+        self._listeners.cut_handshakes()
         for connection in list(self._factory.connections):
             if connection.stream is not None:
                 log.warning(

@@ -44,14 +44,19 @@ class Listeners:
 
     Args:
         reactor: gives Twisted's reactor; asked only where an endpoint string needs it.
+        on_handshake_end: called when a TLS handshake has ended.
 
     Attributes:
         addresses: where the server listens, in words; for tests that asked for port 0, too.
     """
 
-    def __init__(self, settings: Settings, reactor: Callable[[], Any]) -> None:
+    def __init__(
+        self, settings: Settings, reactor: Callable[[], Any], on_handshake_end: Callable[[], None]
+    ) -> None:
         self._settings = settings
         self._reactor = reactor
+        self._on_handshake_end = on_handshake_end
+        self._handshakes: Handshakes | None = None
         self._ports: list[IListeningPort] = []
         self._unix_files: list[tuple[str, int]] = []
         self.addresses: list[str] = []
@@ -70,11 +75,13 @@ class Listeners:
         if certificate is None:
             accepting = LoopTransport.accepting
         else:
-            accepting = Handshakes(
+            self._handshakes = Handshakes(
                 certificate.context,
                 limit=self._settings.max_connections,
                 timeout=self._settings.header_timeout,
-            ).accepting
+                on_end=self._on_handshake_end,
+            )
+            accepting = self._handshakes.accepting
         try:
             with contextlib.ExitStack() as unused:
                 bound = []
@@ -144,8 +151,20 @@ class Listeners:
         self._unix_files.append((path, os.stat(path).st_ino))
         return sock
 
+    @property
+    def handshakes(self) -> int:
+        """How many TLS handshakes are under way: connections to be."""
+        return self._handshakes.under_way if self._handshakes is not None else 0
+
+    def cut_handshakes(self) -> None:
+        """End TLS handshakes that outlast the server's time to stop."""
+        if self._handshakes is not None:
+            self._handshakes.cut()
+
     async def stop(self) -> None:
-        """Stop accepting; remove the files of Unix sockets."""
+        """Stop accepting; remove the files of Unix sockets. TLS handshakes under way are the last ones."""
+        if self._handshakes is not None:
+            self._handshakes.stop()
         ports, self._ports = self._ports, []
         for port in ports:
             stopped = port.stopListening()

@@ -11,7 +11,8 @@ known then, and can be asked.
   what nobody tells of is one piece.
 * Closing waits until both are empty, as long as the client reads (`write_timeout`); only then TLS is ended,
   and the client has TLS_GOODBYE seconds to answer that.
-* Handshakes have a limit of time and of number, for they are no connections yet that anybody counts.
+* Handshakes have a limit of time and of number, for they are no connections yet that anybody counts. When the
+  server stops, those under way may end, as connections that were accepted last may send a request; not for long.
 """
 
 import asyncio
@@ -37,6 +38,8 @@ TLS_GOODBYE = 1.0
 PIECE = 65536
 # Handshakes that may be under way where as many connections may be: 50 KiB each, and 256 KiB with asyncio.
 MAX_HANDSHAKES = 8192
+# Seconds that handshakes have when the server stops; a connection has as much for its first request.
+LAST_HANDSHAKES = 5.0
 # Seconds between two looks whether a closing connection's client has read on.
 CLOSING_LOOK = 0.05
 
@@ -48,10 +51,14 @@ class Handshakes:
     Args:
         limit: how many handshakes may be under way, MAX_HANDSHAKES at most; further connections are closed.
         timeout: seconds that one may take; 0 for no limit but the loop's own, a minute.
+        on_end: called when one has ended, whatever became of it.
     """
 
-    def __init__(self, context: ssl.SSLContext, *, limit: int, timeout: float) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, *, limit: int, timeout: float, on_end: Callable[[], None]
+    ) -> None:
         self._context = context
+        self._on_end = on_end
         self._limit = min(limit or MAX_HANDSHAKES, MAX_HANDSHAKES)
         self._timeout = timeout or None
         self._under_way: set[asyncio.Task[None]] = set()
@@ -59,6 +66,21 @@ class Handshakes:
     def accepting(self, factory: IProtocolFactory) -> Callable[[], asyncio.Protocol]:
         """For LoopServerEndpoint."""
         return lambda: _Hello(self, factory)
+
+    @property
+    def under_way(self) -> int:
+        """How many there are at present."""
+        return len(self._under_way)
+
+    def stop(self) -> None:
+        """Those under way are the last, and have LAST_HANDSHAKES."""
+        if self._under_way:
+            asyncio.get_running_loop().call_later(LAST_HANDSHAKES, self.cut)
+
+    def cut(self) -> None:
+        """End those under way."""
+        for task in self._under_way:
+            task.cancel()
 
     def begin(self, hello: "_Hello", lower: asyncio.Transport, factory: IProtocolFactory) -> None:
         """Put TLS above *lower*, and what *factory* builds above that."""
@@ -70,7 +92,11 @@ class Handshakes:
             return
         task = asyncio.get_running_loop().create_task(self._shake(hello, lower, factory))
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._on_end()
 
     async def _shake(self, hello: "_Hello", lower: asyncio.Transport, factory: IProtocolFactory) -> None:
         if lower.is_closing():
@@ -91,6 +117,9 @@ class Handshakes:
             log.debug("no TLS handshake", extra={"reason": str(error)})
             lower.abort()
             return
+        except asyncio.CancelledError:
+            lower.abort()
+            raise
         if upper is None or upper.is_closing():
             lower.abort()
         else:

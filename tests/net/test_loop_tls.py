@@ -150,6 +150,45 @@ async def test_handshake_that_takes_too_long(tmp_path):
         writer.close()
 
 
+async def test_handshake_under_way_when_the_server_stops_becomes_a_request(tmp_path):
+    settings, trusting = secured(tmp_path)
+    async with served(**settings) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        writer.write(outgoing.read())
+        incoming.write(await reader.read(65536))
+        stopping = asyncio.create_task(server.stop())
+        await asyncio.sleep(0)  # it has begun
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        client.write(GET)
+        writer.write(outgoing.read())
+        answer = b""
+        while b"200" not in answer:
+            data = await reader.read(65536)
+            assert data, "the connection was closed"
+            incoming.write(data)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer += client.read(65536)
+        writer.close()
+        await stopping
+
+
+@pytest.mark.parametrize(("last", "graceful"), [(0.05, 60.0), (60.0, 0.05)], ids=["its time", "the server's"])
+async def test_handshake_that_leads_nowhere_does_not_hold_up_a_stop(tmp_path, monkeypatch, last, graceful):
+    monkeypatch.setattr(loop_tls, "LAST_HANDSHAKES", last)
+    settings, _ = secured(tmp_path, graceful_timeout=graceful)
+    async with served(**settings) as server, connect(server) as (reader, writer):
+        writer.write(b"\x16\x03\x01")
+        async with asyncio.timeout(20):
+            await server.stop()
+            assert (await read_all(reader))[0] == b""
+        assert "_shake" not in {task.get_coro().__name__ for task in asyncio.all_tasks()}
+
+
 async def test_client_that_leaves_before_the_handshake_leaves_nothing(tmp_path):
     """With uvloop it has left before there could be TLS, and a handshake of nobody's would go on."""
 
