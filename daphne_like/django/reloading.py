@@ -4,6 +4,11 @@
 The first opens the sockets and the second inherits them, so that while the site starts anew its clients wait and
 are not refused. Django's own first process would leave the second a quarter of a second after CONTROL-C and none
 after SIGTERM, and kill it; here it has time to tell its clients.
+
+Django's autoreloader takes what it sees first for what the site runs. A file saved between the moment it was
+read and that first look would be old for ever, and here, where the browser's request waits for the new site
+and is answered at once, the next save is soon. So a module saved since the process began makes the site start
+anew.
 """
 
 from __future__ import annotations
@@ -13,14 +18,24 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-__all__ = ["STOP_WITHIN", "hand_over", "inherited", "run_children"]
+from django.utils import autoreload
+
+__all__ = ["STOP_WITHIN", "hand_over", "inherited", "look_back", "run_children"]
 
 # Descriptors of the sockets that the site's process inherits. Not a setting: the prefix of those is another.
 _INHERITED = "RUNSERVER_SOCKETS"
-# Exit code of a site that wants to be started anew; Django's autoreloader's.
+# When the site's process was started, seconds since the epoch.
+_BEGUN = "RUNSERVER_BEGUN"
+# Exit codes of a site that wants to be started anew: Django's autoreloader's, and look_back()'s.
 RELOAD = 3
+LOOKED_BACK = 103
+# As often as this, one after the other: a site may write a module of its own at each start.
+MAX_LOOKS_BACK = 2
 # What the site's process has to end in, once told.
 STOP_WITHIN = 5.0
 # After CONTROL-C, which a terminal sends to both processes.
@@ -51,6 +66,36 @@ def inherited() -> list[socket.socket]:
     return sockets
 
 
+def look_back() -> None:
+    """Have the autoreloader end this process if a module was saved between its start and the first look."""
+    begun = float(os.environ.pop(_BEGUN, "inf"))
+
+    def on_started(sender: Any, **_: object) -> None:
+        ticks = sender.tick()
+
+        def tick() -> Iterator[None]:
+            for number, each in enumerate(ticks):
+                if number == 0:  # from here on it sees for itself what is saved
+                    _end_if_saved_since(begun)
+                yield each
+
+        sender.tick = tick
+
+    autoreload.autoreload_started.connect(on_started, weak=False)
+
+
+def _end_if_saved_since(begun: float) -> None:
+    now = time.time()
+    for path in autoreload.iter_all_python_module_files():
+        try:
+            saved = path.stat().st_mtime
+        except OSError:
+            continue
+        if begun < saved <= now:  # what lies in the future says nothing: the clock is another one
+            autoreload.logger.info("%s changed, reloading.", path)
+            sys.exit(LOOKED_BACK)
+
+
 class _Told(BaseException):
     """A signal that ends this process."""
 
@@ -61,7 +106,7 @@ class _Told(BaseException):
 
 def run_children(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """
-    Run *command*, again whenever it ends with RELOAD; otherwise return its exit code.
+    Run *command*, again whenever it ends with RELOAD or LOOKED_BACK; otherwise return its exit code.
 
     SIGINT and SIGTERM are meant for both. Waits for the child to end; told once more, kills it.
     """
@@ -71,13 +116,16 @@ def run_children(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, told)
+    looks = 0
     while True:
-        child = subprocess.Popen(command, env=environment, close_fds=False)
+        begun = {_BEGUN: str(time.time())} if looks < MAX_LOOKS_BACK else {}
+        child = subprocess.Popen(command, env={**environment, **begun}, close_fds=False)
         try:
             code = child.wait()
         except _Told as error:
             return _end_child(child, error.number)
-        if code != RELOAD:
+        looks = looks + 1 if code == LOOKED_BACK else 0
+        if code not in (RELOAD, LOOKED_BACK):
             return code if code >= 0 else 1
 
 

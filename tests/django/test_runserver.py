@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -102,6 +103,33 @@ def test_a_change_reloads_and_refuses_nobody(project):
             client.join(20)
         assert failures == []
         assert port_of(server, count=2) == port
+
+
+def test_what_is_saved_while_the_site_starts(project):
+    """After it was read, and before the autoreloader has looked at it for the first time."""
+    urls = (project.directory / "mysite/urls.py").read_text()
+    project.write("second.txt", urls.replace("first version", "second version"))
+    save = "import pathlib; pathlib.Path(__file__).write_text(pathlib.Path('second.txt').read_text())"
+    project.write("mysite/urls.py", f"{urls}\n{save}\n")
+    with project.serving("runserver", "0") as server:
+        port = port_of(server)
+        server.stderr.wait_for("urls.py changed, reloading.")
+        eventually(lambda: fetch(port).text == "second version")
+
+
+def test_site_that_writes_a_module_at_each_start_is_not_started_for_ever(tmp_path):
+    starts = tmp_path / "starts"
+    site = (
+        "import os, sys; from daphne_like.django import reloading;"
+        f"begun = reloading._BEGUN in os.environ; open({str(starts)!r}, 'a').write(f'{{begun}} ');"
+        f"sys.exit(reloading.LOOKED_BACK if begun else 0)"
+    )
+    parent = (
+        "import os, sys; from daphne_like.django.reloading import run_children;"
+        f"sys.exit(run_children([sys.executable, '-c', {site!r}], os.environ))"
+    )
+    assert subprocess.run([sys.executable, "-c", parent], timeout=60).returncode == 0
+    assert starts.read_text() == "True True False "
 
 
 def test_websockets_are_told_of_a_reload(project):

@@ -161,6 +161,7 @@ class Command(DjangosCommand):
         self._sockets = reloading.inherited()
         if not self._sockets:
             self._open_sockets()
+        reloading.look_back()
         exit_code: Any = 0
         try:
             autoreload.run_with_reloader(self.inner_run, **options)
