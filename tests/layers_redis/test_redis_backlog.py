@@ -6,6 +6,8 @@ from random import Random
 import pytest
 
 from daphne_like.layers.redis.backlog import Backlog, Call
+from daphne_like.layers.redis.refusals import MAX_HOPS, sort_out
+from daphne_like.layers.redis.scripts import Script
 
 
 class NoFuture(asyncio.Future):  # type: ignore[type-arg]
@@ -112,3 +114,61 @@ def test_order_by_tag_survives_refusals(strict: bool, seed: int) -> None:
             backlog.restore([])
     assert sorted(number for numbers in done.values() for number in numbers) == list(range(asked))
     assert all(numbers == sorted(numbers) for numbers in done.values())
+
+
+def test_what_comes_from_another_node_takes_its_place() -> None:
+    a1, b2, a3, a4, a5, a6, b7 = (call(tag, place) for place, tag in enumerate("abaaaab", 1))
+    backlog = Backlog()
+    for waiting in (a3, b7, a5):
+        backlog.add(waiting)
+    backlog.merge([a1, b2, a4, a6])
+    assert shown(backlog) == [("a", b"1"), ("a", b"3"), ("b", b"2"), ("b", b"7")] + [
+        ("a", b"%d" % number) for number in (4, 5, 6)
+    ]
+
+
+def test_what_comes_from_another_node_is_held_with_its_tag() -> None:
+    a1, a2, a3, b4 = (call(tag, place) for place, tag in enumerate("aaab", 1))
+    backlog = Backlog()
+    backlog.hold([a2])
+    backlog.merge([a1, a3, b4])
+    assert shown(backlog) == [("b", b"4")]
+    backlog.release("a")
+    assert shown(backlog) == [("a", b"1"), ("a", b"2"), ("a", b"3"), ("b", b"4")]
+
+
+# -- what becomes of refused calls -------------------------------------------------------------------
+
+
+def test_nothing_leaves_or_is_repeated_before_what_was_asked_earlier() -> None:
+    script = Script("S", "return 1")
+    first, second, third, other = (call(tag, place) for place, tag in enumerate("aaab", 1))
+    third.script = script
+    found = sort_out(
+        [
+            (first, "TRYAGAIN so"),
+            (second, "ASK 1 other:1"),
+            (third, "NOSCRIPT so"),
+            (other, "MOVED 2 other:1"),
+        ],
+        waiting=(),
+    )
+    assert (found.held, found.at_once) == ([first, second, third], [])
+    assert found.moved == [(other, "MOVED 2 other:1")]
+    assert found.missing == {script.sha: script}
+
+
+def test_nodes_that_do_not_agree_are_given_time() -> None:
+    lost = call("a", 1)
+    for turn in range(1, 2 * MAX_HOPS + 1):
+        found = sort_out([(lost, "MOVED 1 other:1")], waiting=())
+        assert bool(found.held) == (turn % MAX_HOPS == 0) != bool(found.moved)
+
+
+@pytest.mark.parametrize(
+    ("reply", "drops", "is_down"),
+    [("READONLY it is", True, False), ("CLUSTERDOWN it is", False, True), ("OOM it is", False, False)],
+)
+def test_what_a_refusal_says_of_the_node(reply: str, drops: bool, is_down: bool) -> None:
+    found = sort_out([(call("a", 1), reply)], waiting=())
+    assert found.why and (bool(found.drops), found.is_down) == (drops, is_down)

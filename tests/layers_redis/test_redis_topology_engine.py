@@ -258,6 +258,34 @@ async def test_nodes_come_and_go() -> None:
             assert flow.longest_wait < 2.5
 
 
+async def test_node_that_a_slot_is_on_its_way_to_was_none_before() -> None:
+    """It becomes one while calls are sent there: those that wait for another node do not overtake them."""
+    with redis_cluster("--cluster-allow-replica-migration", "no") as cluster:
+        source, target = cluster.members[:2]
+        tag = cluster.tag_of(source)
+        slot = cluster.slot_of(tag)
+        give_all(cluster, source, target, slot)
+        async with engine_on(cluster.url, scripts=[ADMIT_INBOX]) as sender:
+            await sender.topology.refresh()
+            await until(lambda: source.address not in sender.topology.nodes())
+            source.cli("CLUSTER", "SETSLOT", slot, "IMPORTING", target.id)
+            target.cli("CLUSTER", "SETSLOT", slot, "MIGRATING", source.id)
+            keys = [f"in:{{{tag}}}", f"n:{{{tag}}}"]
+
+            def push(number: int) -> "asyncio.Future[object]":
+                given = [b"%d" % number], ["1", 1, "counter", 1000000, 60000, 1]
+                return sender.push(tag, keys, ADMIT_INBOX, lambda: given)
+
+            pushed = [push(number) for number in range(5)]
+            await asyncio.sleep(0)  # they have left
+            pushed += [push(number) for number in range(5, 10)]
+            await until(lambda: source.address in sender.topology.nodes())
+            for member in (source, target, cluster.members[2]):
+                member.cli("CLUSTER", "SETSLOT", slot, "NODE", source.id)
+            await asyncio.gather(*pushed)
+        assert source.cli("LRANGE", keys[0], 0, -1) == [b"%d" % number for number in range(10)]
+
+
 def give_all(cluster: RedisCluster, source: Member, target: Member, used: int) -> None:
     """All slots that *source* begins with, of which only one is in use."""
     assert source.slots is not None

@@ -2,15 +2,16 @@
 What waits to be asked of a node, in order, without I/O.
 
 Calls that were refused, though they may be possible later, *hold* their tag: what is asked of that tag
-meanwhile waits behind them, while other tags go on. When it is tried again the first of each tag goes alone, and
-the others follow it when it is answered. So of two calls of one tag the later is never done first; but for two
+meanwhile waits behind them, while other tags go on. When it is tried again the first of each tag goes alone,
+and the others follow it when it is answered. What comes from another node's backlog, for the tag has moved,
+takes the place that it had by its number. So of two calls of one tag the later is never done first; but for two
 that left in the same batch, where the earlier may be refused and the later not.
 """
 
 import asyncio
 import collections
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from daphne_like.errors import LayerError
@@ -22,6 +23,8 @@ __all__ = ["LEAD", "Backlog", "Call", "Words"]
 
 # What a command is, given when it is written.
 Words = Callable[[], tuple[Any, ...] | bytes]
+
+_NUMBERS = itertools.count()
 
 
 class Call:
@@ -38,6 +41,7 @@ class Call:
     Attributes:
         asking: ASKING has to precede it: the slot is on its way.
         hops: how often it was told to go elsewhere.
+        number: of two calls, the one that was asked first has the smaller one.
         packed: as it is written, or b"" before it is known.
         octets: that it was counted with.
     """
@@ -49,6 +53,7 @@ class Call:
         "future",
         "hops",
         "in_transaction",
+        "number",
         "octets",
         "packed",
         "script",
@@ -71,6 +76,7 @@ class Call:
         self.in_transaction = in_transaction
         self.asking = False
         self.hops = 0
+        self.number = next(_NUMBERS)
         if callable(words):
             self._words = words
             self.packed = b""
@@ -118,6 +124,15 @@ class Backlog:
             self.held[call.tag].append(call)
         else:
             self.ready.append(call)
+
+    def merge(self, calls: Iterable[Call]) -> None:
+        """*calls* of another backlog, in order, before whatever of their tags is younger."""
+        by_tag: dict[str | None, collections.deque[Call]] = {}
+        for call in calls:
+            by_tag.setdefault(call.tag, collections.deque()).append(call)
+        for tag in by_tag.keys() & self.held.keys():
+            self.held[tag] = _merged(self.held[tag], {tag: by_tag.pop(tag)})
+        self.ready = _merged(self.ready, by_tag)
 
     def add_first(self, calls: Sequence[Call]) -> None:
         """*calls* before all others that are ready."""
@@ -181,3 +196,18 @@ class Backlog:
             for call in calls:
                 (taken if wanted(call) else waiting).append(call)
         return taken
+
+
+def _merged(
+    waiting: Iterable[Call], by_tag: Mapping[str | None, collections.deque[Call]]
+) -> collections.deque[Call]:
+    """Both, those of *by_tag* as early as need be and no earlier. Empties *by_tag*."""
+    merged: collections.deque[Call] = collections.deque()
+    for call in waiting:
+        older = by_tag.get(call.tag)
+        while older and older[0].number < call.number:
+            merged.append(older.popleft())
+        merged.append(call)
+    for rest in by_tag.values():
+        merged.extend(rest)
+    return merged

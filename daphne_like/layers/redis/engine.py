@@ -301,9 +301,12 @@ class Engine:
 
     def _route(self, call: Call, node: str | None = None) -> None:
         """To the lane where its tag is, or to *node*'s."""
+        (self._lane_of(call) if node is None else self._lane(node)).ask(call)
+
+    def _lane_of(self, call: Call) -> Lane:
         tag = call.tag or ""
-        lane = self._leaving.get(tag) if self._leaving and node is None else None
-        (lane or self._lane(node or self.topology.node_of(tag))).ask(call)
+        lane = self._leaving.get(tag) if self._leaving else None
+        return lane or self._lane(self.topology.node_of(tag))
 
     def _lane(self, node: str | None) -> Lane:
         """None: nobody is known to have what is asked for."""
@@ -349,8 +352,7 @@ class Engine:
         calls, leaving = lane.take_others(lambda tag: node_of(tag) == lane.node)
         for tag in leaving:
             self._leaving[tag] = lane
-        for call in calls:
-            self._route(call)
+        _give(calls, self._lane_of)
 
     def _relocated(self, node: str) -> None:
         lane = self._lanes.get(node)
@@ -392,21 +394,22 @@ class Engine:
         self._reroute(lane)
 
     def moved(self, lane: Lane, calls: Sequence[tuple[Call, str]]) -> None:
+        told_by = lane.node or ""
+        nodes = {}
         self._moving = True
         try:
             for call, text in calls:
                 code, slot, address, *_ = text.split()
-                told_by = lane.node or ""
+                call.asking = code == "ASK"
                 try:
-                    if code == "ASK":
-                        call.asking = True
-                        self._lane(self.topology.asked(address, told_by)).ask(call)
+                    if call.asking:
+                        nodes[call] = self.topology.asked(address, told_by)
                     else:
-                        call.asking = False
-                        self._lane(self.topology.moved(int(slot), address, told_by)).ask(call)
+                        nodes[call] = self.topology.moved(int(slot), address, told_by)
                 except LayerUnavailable as error:
                     self.settled(call)
                     call.fail(error)
+            _give(nodes, lambda call: self._lane(nodes[call]))
         finally:
             self._moving = False
         if self._changed_meanwhile:
@@ -416,3 +419,12 @@ class Engine:
     def reader_ended(self, reader: Reader) -> None:
         """It was stopped."""
         self._readers.discard(reader)
+
+
+def _give(calls: Iterable[Call], lane_of: Callable[[Call], Lane]) -> None:
+    """To the lanes that are theirs now."""
+    by_lane: dict[Lane, list[Call]] = {}
+    for call in calls:
+        by_lane.setdefault(lane_of(call), []).append(call)
+    for lane, found in by_lane.items():
+        lane.take_over(found)

@@ -31,6 +31,7 @@ from .clock import EngineClock
 from .connection import NEVER_DONE, Refused
 from .hosts import Host
 from .lane_user import LaneUser, ReplyLost
+from .refusals import sort_out
 from .scripts import Script
 from .tether import Tether, pauses
 
@@ -54,15 +55,8 @@ SILENCE = 1.0
 # half of `send_timeout` if that is less.
 LAST_ANSWER = 0.5
 
-# A call that is sent from node to node so often in a row waits a little: they do not agree yet.
-MAX_HOPS = 5
-
 # Does nothing; refused by what takes no writes, or is still loading.
 PROBE = ("EVAL", "#!lua flags=allow-oom\nreturn 1", 0)
-
-# Replies after which the node is looked for again.
-ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "NOAUTH", "UNBLOCKED"})
-
 
 # What is answered before a transaction is.
 _QUEUED = (LEAD, LEAD, LEAD)
@@ -130,7 +124,14 @@ class Lane:
             if not self._flushing and not self._under_way:
                 self._flush_soon()
         if self._deadlines is None:
-            self._deadlines = self._loop.call_at(call.deadline, self._look_at_deadlines)
+            self._look_at_deadlines_by(call.deadline)
+
+    def take_over(self, calls: Sequence[Call]) -> None:
+        """Do *calls*, which another lane had, before what was asked after them."""
+        self._backlog.merge(calls)
+        if not self._under_way:
+            self._flush_soon()
+        self._look_at_deadlines_by(self._backlog.next_deadline())
 
     def _flush_soon(self) -> None:
         if not self._flushing and self.connected:
@@ -265,38 +266,19 @@ class Lane:
         Returns:
             why there should be another connection, or "".
         """
-        reason = ""
-        moved: list[tuple[Call, str]] = []
-        at_once: list[Call] = []
-        held: dict[Call, None] = {}
-        tags: set[str | None] = set(self._backlog.held)
-        for call, text in again:
-            code = text.partition(" ")[0]
-            call.hops += code in ("MOVED", "ASK")
-            if code in ("MOVED", "ASK") and call.hops % MAX_HOPS:
-                moved.append((call, text))
-                continue
-            if code == "CLUSTERDOWN":
-                self._user.look_around(self)
-            if code == "NOSCRIPT" and call.script is not None:
-                self._missing[call.script.sha] = call.script
-                if call.tag not in tags:
-                    at_once.append(call)
-                    continue
-            else:
-                self._refusal = NEVER_DONE[code]
-            if code in ELSEWHERE:
-                reason = self._refusal
-            held[call] = None
-            tags.add(call.tag)
-        self._backlog.add_first(at_once)
-        if held:
-            self._backlog.hold(held)
+        found = sort_out(again, self._backlog.held)
+        self._missing.update(found.missing)
+        self._refusal = found.why or self._refusal
+        if found.is_down:
+            self._user.look_around(self)
+        if found.held:
+            self._backlog.hold(found.held)
             if self._retry is None:
                 self._retry = self._loop.call_later(next(self._pauses), self._try_again)
-        if moved:
-            self._user.moved(self, moved)
-        return reason
+        self._backlog.add_first(found.at_once)
+        if found.moved:
+            self._user.moved(self, found.moved)
+        return found.drops
 
     def _try_again(self) -> None:
         self._retry = None
@@ -329,9 +311,14 @@ class Lane:
             self._user.settled(call)
             call.fail(self._not_done(trouble))
         self._deadlines = None
-        deadline = min((*deadlines, self._backlog.next_deadline()))
-        if deadline < float("inf"):
-            self._deadlines = self._loop.call_at(deadline, self._look_at_deadlines)
+        self._look_at_deadlines_by(min((*deadlines, self._backlog.next_deadline())))
+
+    def _look_at_deadlines_by(self, when: float) -> None:
+        timer = self._deadlines
+        if when < (timer.when() if timer is not None else float("inf")):
+            if timer is not None:
+                timer.cancel()
+            self._deadlines = self._loop.call_at(when, self._look_at_deadlines)
 
     def _not_done(self, trouble: str) -> LayerUnavailable:
         return LayerUnavailable(f"{self.name}: not done in {self._user.send_timeout:g} s: {trouble}")
