@@ -17,7 +17,7 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from daphne_like import logs
 from daphne_like.asgi.direct import Exchange, direct_of
@@ -181,6 +181,7 @@ class Server:
         self._ticker: asyncio.TimerHandle | None = None
         self._pool: ThreadPool | None = None
         self._hurry = asyncio.Event()
+        self._stopping = asyncio.Lock()
 
     @property
     def addresses(self) -> list[str]:
@@ -261,9 +262,13 @@ class Server:
         self._hurry.set()
 
     async def stop(self) -> None:
-        """Stop as the module's text says. Does nothing when not started."""
-        if self._context is None:
-            return
+        """Stop as the module's text says. Does nothing when not started, and waits where a stop is in course."""
+        async with self._stopping:
+            if self._context is not None:
+                await self._stop()
+
+    async def _stop(self) -> None:
+        assert self._context is not None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.graceful_timeout
         await self._listeners.stop()
@@ -273,31 +278,37 @@ class Server:
         goodbye_task = loop.create_task(self._say_goodbyes(goodbyes))
         finished = loop.create_task(self._finished())
         hurry = loop.create_task(self._hurry.wait())
-        await asyncio.wait(
-            (finished, hurry),
-            timeout=max(0.0, deadline - loop.time()),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if not finished.done():
-            await self._cut(finished)
-        for task in (goodbye_task, finished):
-            task.cancel()
-        if self._ticker is not None:
-            self._ticker.cancel()
-        self._context = None
-        shutdown = loop.create_task(self._lifespan.shutdown())
+        try:
+            await asyncio.wait(
+                (finished, hurry),
+                timeout=max(0.0, deadline - loop.time()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not finished.done():
+                await self._cut(finished)
+            goodbye_task.cancel()
+            if self._ticker is not None:
+                self._ticker.cancel()
+            self._context = None
+            await self._shut_down_application(hurry)
+        finally:
+            for task in (goodbye_task, finished, hurry):
+                task.cancel()
+        if self._pool is not None:
+            self._pool.close()
+        log.info("stopped")
+
+    async def _shut_down_application(self, hurry: asyncio.Task[Any]) -> None:
+        """Its lifespan's end, which is cut soon after *hurry* is over."""
+        shutdown = asyncio.get_running_loop().create_task(self._lifespan.shutdown())
         await asyncio.wait((shutdown, hurry), return_when=asyncio.FIRST_COMPLETED)
         if not shutdown.done():
             await asyncio.wait((shutdown,), timeout=CANCEL_TIME)
-        hurry.cancel()
         if not shutdown.done():
             log.warning("told to hurry, cut the application's lifespan shutdown")
             shutdown.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await shutdown
-        if self._pool is not None:
-            self._pool.close()
-        log.info("stopped")
 
     def _drain_connections(self) -> list[WebSocketStream]:
         assert self._factory is not None

@@ -144,6 +144,34 @@ async def test_stop_twice_is_nothing_more():
     assert site.notes == ["lifespan.startup", "lifespan.shutdown"]
 
 
+async def test_second_stop_waits_for_the_first():
+    site = Site()
+    server = await started(site)
+    async with connect(server) as (reader, writer):
+        writer.write(GET)
+        await site.requested.wait()
+        stops = [asyncio.create_task(server.stop()) for _ in range(2)]
+        await asyncio.sleep(0)
+        site.may_answer.set()
+        assert (await read_all(reader))[0].endswith(b"answer")
+        await asyncio.gather(*stops)
+    assert site.notes[-1] == "lifespan.shutdown"
+
+
+async def test_stop_that_is_given_up_can_be_repeated():
+    site = Site()
+    server = await started(site)
+    async with connect(server) as (reader, writer):
+        writer.write(GET)
+        await site.requested.wait()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.stop(), 0.05)
+        site.may_answer.set()
+        assert (await read_all(reader))[0].endswith(b"answer")
+        await server.stop()
+    assert site.notes[-1] == "lifespan.shutdown"
+
+
 async def test_server_starts_again_after_it_has_stopped():
     async with served() as server:
         assert (await ask(server)).status == 200

@@ -116,16 +116,17 @@ def run_children(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, told)
+    site = {name: value for name, value in environment.items() if name != _BEGUN}  # not of one that runs us
     looks = 0
     while True:
         begun = {_BEGUN: str(time.time())} if looks < MAX_LOOKS_BACK else {}
-        child = subprocess.Popen(command, env={**environment, **begun}, close_fds=False)
+        child = subprocess.Popen(command, env=site | begun, close_fds=False)
         try:
             code = child.wait()
         except _Told as error:
             return _end_child(child, error.number)
         looks = looks + 1 if code == LOOKED_BACK else 0
-        if code not in (RELOAD, LOOKED_BACK):
+        if code != RELOAD and not (code == LOOKED_BACK and begun):
             return code if code >= 0 else 1
 
 

@@ -73,9 +73,8 @@ class Handshakes:
         return len(self._under_way)
 
     def stop(self) -> None:
-        """Those under way are the last, and have LAST_HANDSHAKES."""
-        if self._under_way:
-            asyncio.get_running_loop().call_later(LAST_HANDSHAKES, self.cut)
+        """Those under way are the last, with those that begin in this turn, and have LAST_HANDSHAKES."""
+        asyncio.get_running_loop().call_later(LAST_HANDSHAKES, self.cut)
 
     def cut(self) -> None:
         """End those under way."""

@@ -3,9 +3,12 @@ What waits to be asked of a node, in order, without I/O.
 
 Calls that were refused, though they may be possible later, *hold* their tag: what is asked of that tag
 meanwhile waits behind them, while other tags go on. When it is tried again the first of each tag goes alone,
-and the others follow it when it is answered. What comes from another node's backlog, for the tag has moved,
-takes the place that it had by its number. So of two calls of one tag the later is never done first; but for two
-that left in the same batch, where the earlier may be refused and the later not.
+and the others follow it when it is answered. Likewise what a node was asked for that another one has for the
+time being (ASK): until those calls are settled there, their tag is held here. What comes from another node's
+backlog, for the tag has moved, takes the place that it had by its number.
+
+So of two calls of one tag the later is never done first; but for two that left in the same batch, where the
+earlier may be refused and the later not.
 """
 
 import asyncio
@@ -112,12 +115,17 @@ class Backlog:
     """
     Attributes:
         ready: calls to be written next.
-        held: by tag, calls behind a refused one, which is not among them while it is being tried again.
+        held: by tag, calls behind a refused one, which is not among them while it is being tried again; or
+            behind such as are away.
     """
 
     def __init__(self) -> None:
         self.ready: collections.deque[Call] = collections.deque()
         self.held: dict[str | None, collections.deque[Call]] = {}
+        # By tag: how many calls another node is asked for.
+        self._away: collections.Counter[str | None] = collections.Counter()
+        # The deadlines of those that wait may be out of order.
+        self._mixed = False
 
     def add(self, call: Call) -> None:
         if self.held and call.tag in self.held:
@@ -126,9 +134,10 @@ class Backlog:
             self.ready.append(call)
 
     def merge(self, calls: Iterable[Call]) -> None:
-        """*calls* of another backlog, in order, before whatever of their tags is younger."""
+        """*calls* of another backlog, before whatever of their tags is younger."""
+        self._mixed = True
         by_tag: dict[str | None, collections.deque[Call]] = {}
-        for call in calls:
+        for call in sorted(calls, key=lambda call: call.number):
             by_tag.setdefault(call.tag, collections.deque()).append(call)
         for tag in by_tag.keys() & self.held.keys():
             self.held[tag] = _merged(self.held[tag], {tag: by_tag.pop(tag)})
@@ -145,52 +154,83 @@ class Backlog:
             tags.setdefault(call.tag, []).append(call)
         for tag, calls in tags.items():
             self.held.setdefault(tag, collections.deque()).extendleft(reversed(calls))
+        self._add_again()
+
+    def _add_again(self) -> None:
+        """Tags are held that were not."""
         waiting, self.ready = self.ready, collections.deque()
         for call in waiting:
             self.add(call)
 
+    def send_away(self, tags: Iterable[str | None]) -> None:
+        """Calls of *tags*, each as often as there are, go to another node; what is asked here waits for them."""
+        for tag in tags:
+            self._away[tag] += 1
+            self.held.setdefault(tag, collections.deque())
+        self._add_again()
+
+    def come_back(self, tag: str | None) -> None:
+        """It was settled there."""
+        self._away[tag] -= 1
+        if not self._away[tag]:
+            del self._away[tag]
+            self.release(tag)
+
     def try_again(self) -> None:
-        """Make the first of each tag that is held ready."""
+        """Make the first of each tag that is held ready; not while one that was so made is under way."""
         first = []
+        ready = {call.tag for call in self.ready}
         for tag, waiting in list(self.held.items()):
+            if tag in self._away or tag in ready:
+                continue
             if waiting:
                 first.append(waiting.popleft())
             else:
-                # The only one, and it is on its way, or nobody waits for it any more.
+                # The only one, and nobody waits for it any more.
                 del self.held[tag]
         self.add_first(first)
 
     def release(self, tag: str | None) -> None:
         """*tag* is not refused any longer."""
-        if tag in self.held:
+        if tag in self.held and tag not in self._away:
             self.add_first(self.held.pop(tag))
 
     def restore(self, refused: Sequence[Call]) -> None:
         """Everything may be tried: *refused* first, which are older than whatever waits here."""
-        held = list(itertools.chain.from_iterable(self.held.values()))
-        self.held.clear()
-        self.add_first(held)
-        self.add_first(refused)
+        for tag in self.held.keys() - self._away.keys():
+            self.ready.extend(self.held.pop(tag))
+        for call in reversed(refused):
+            self.held.get(call.tag, self.ready).appendleft(call)
 
     def take_expired(self, now: float) -> list[Call]:
         """Those whose deadline has come."""
         expired = []
-        for waiting in (self.ready, *self.held.values()):
+        queues = (self.ready, *self.held.values())
+        for waiting in queues:
             while waiting and waiting[0].deadline <= now:
                 expired.append(waiting.popleft())
+            if self._mixed:
+                expired += [call for call in waiting if call.deadline <= now]
+                kept = [call for call in waiting if call.deadline > now]
+                waiting.clear()
+                waiting.extend(kept)
+        self._mixed = self._mixed and any(
+            one.deadline > following.deadline
+            for waiting in queues
+            for one, following in itertools.pairwise(waiting)
+        )
         return expired
 
     def next_deadline(self) -> float:
         """The next of them, or infinity."""
-        return min(
-            (waiting[0].deadline for waiting in (self.ready, *self.held.values()) if waiting),
-            default=float("inf"),
-        )
+        queues = (self.ready, *self.held.values())
+        candidates = itertools.chain(*queues) if self._mixed else (each[0] for each in queues if each)
+        return min((call.deadline for call in candidates), default=float("inf"))
 
     def take(self, wanted: Callable[[Call], bool] = lambda call: True) -> list[Call]:
-        """Those that are *wanted*, in order."""
+        """Those that are *wanted*, those of a tag in order."""
         taken: list[Call] = []
-        for waiting in (*self.held.values(), self.ready):
+        for waiting in (self.ready, *self.held.values()):
             calls = list(waiting)
             waiting.clear()
             for call in calls:

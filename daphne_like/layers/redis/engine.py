@@ -27,6 +27,8 @@ __all__ = ["MAX_PENDING", "Engine", "EngineUser", "ReplyLost"]
 MULTI = pack(("MULTI",))
 EXEC = pack(("EXEC",))
 
+CLOSED = "redis: the layer was closed"
+
 # Octets of calls that wait.
 MAX_PENDING = 64 * 1024 * 1024
 
@@ -80,6 +82,8 @@ class Engine:
         self._ending: dict[asyncio.Task[None], Lane] = {}
         # Tags that have another node now, and calls under way on this lane yet.
         self._leaving: dict[str, Lane] = {}
+        # Calls that an ASK has sent to another lane, with the lane that keeps back what follows them.
+        self._away: dict[Call, Lane] = {}
         self._moving = self._changed_meanwhile = False
         # The user is saying what a node that is back should know: that has no bound.
         self._returning = False
@@ -288,7 +292,7 @@ class Engine:
         deadline = loop.time() + self.send_timeout
         call = Call(words, tag, loop.create_future(), deadline, script, in_transaction)
         if self.closed:
-            call.fail(LayerUnavailable("redis: the layer was closed"))
+            call.fail(LayerUnavailable(CLOSED))
         elif self.pending + call.octets > self.max_pending and not self._returning:
             call.fail(LayerUnavailable(self._overflow()))
         else:
@@ -317,6 +321,8 @@ class Engine:
 
     def _changed(self) -> None:
         """The topology has."""
+        if self.closed:
+            return
         if self._moving:
             # moved() sees to it, in its time.
             self._changed_meanwhile = True
@@ -352,7 +358,25 @@ class Engine:
         calls, leaving = lane.take_others(lambda tag: node_of(tag) == lane.node)
         for tag in leaving:
             self._leaving[tag] = lane
-        _give(calls, self._lane_of)
+        self._give(calls, self._lane_of)
+
+    def _give(self, calls: Iterable[Call], lane_of: Callable[[Call], Lane]) -> None:
+        """To the lanes that are theirs now."""
+        by_lane: dict[Lane, list[Call]] = {}
+        for call in calls:
+            if self.closed:
+                self._end(call, LayerUnavailable(CLOSED))
+            else:
+                by_lane.setdefault(lane_of(call), []).append(call)
+        for lane, found in by_lane.items():
+            for call in found:
+                if self._away.get(call) is lane:
+                    self._come_back(call)
+            lane.take_over(found)
+
+    def _end(self, call: Call, error: LayerUnavailable) -> None:
+        self.settled(call)
+        call.fail(error)
 
     def _relocated(self, node: str) -> None:
         lane = self._lanes.get(node)
@@ -381,6 +405,13 @@ class Engine:
 
     def settled(self, call: Call) -> None:
         self.pending -= call.octets
+        if self._away:
+            self._come_back(call)
+
+    def _come_back(self, call: Call) -> None:
+        lane = self._away.pop(call, None)
+        if lane is not None:
+            lane.came_back(call.tag)
 
     def look_around(self, lane: Lane) -> None:
         if lane.silent and lane.node not in self.topology.nodes():
@@ -390,12 +421,14 @@ class Engine:
 
     def left(self, lane: Lane, tags: Iterable[str]) -> None:
         for tag in tags:
-            self._leaving.pop(tag, None)
+            if self._leaving.get(tag) is lane:  # else another lane has some of it under way
+                del self._leaving[tag]
         self._reroute(lane)
 
     def moved(self, lane: Lane, calls: Sequence[tuple[Call, str]]) -> None:
         told_by = lane.node or ""
         nodes = {}
+        away: list[str | None] = []
         self._moving = True
         try:
             for call, text in calls:
@@ -404,12 +437,16 @@ class Engine:
                 try:
                     if call.asking:
                         nodes[call] = self.topology.asked(address, told_by)
+                        if call not in self._away:
+                            self._away[call] = lane
+                            away.append(call.tag)
                     else:
                         nodes[call] = self.topology.moved(int(slot), address, told_by)
+                        self._come_back(call)
                 except LayerUnavailable as error:
-                    self.settled(call)
-                    call.fail(error)
-            _give(nodes, lambda call: self._lane(nodes[call]))
+                    self._end(call, error)
+            lane.send_away(away)
+            self._give(nodes, lambda call: self._lane(nodes[call]))
         finally:
             self._moving = False
         if self._changed_meanwhile:
@@ -419,12 +456,3 @@ class Engine:
     def reader_ended(self, reader: Reader) -> None:
         """It was stopped."""
         self._readers.discard(reader)
-
-
-def _give(calls: Iterable[Call], lane_of: Callable[[Call], Lane]) -> None:
-    """To the lanes that are theirs now."""
-    by_lane: dict[Lane, list[Call]] = {}
-    for call in calls:
-        by_lane.setdefault(lane_of(call), []).append(call)
-    for lane, found in by_lane.items():
-        lane.take_over(found)

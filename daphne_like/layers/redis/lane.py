@@ -20,7 +20,7 @@ import asyncio
 import collections
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from daphne_like import logs
@@ -100,6 +100,7 @@ class Lane:
         self._refusal = ""
         self._pauses = pauses(*RETRY_PAUSES)
         self._retry: asyncio.TimerHandle | None = None
+        self._retry_due = False
         # Tags that are elsewhere now: their calls are kept back until what is under way is answered.
         self._leaving: set[str] = set()
         # Set when nothing is under way any more.
@@ -133,6 +134,16 @@ class Lane:
             self._flush_soon()
         self._look_at_deadlines_by(self._backlog.next_deadline())
 
+    def send_away(self, tags: Iterable[str | None]) -> None:
+        """An ASK has sent calls of *tags* to another node: keep the others back until came_back()."""
+        self._backlog.send_away(tags)
+
+    def came_back(self, tag: str | None) -> None:
+        """It was settled there, or given back."""
+        self._backlog.come_back(tag)
+        if not self._under_way:
+            self._flush_soon()
+
     def _flush_soon(self) -> None:
         if not self._flushing and self.connected:
             self._flushing = True
@@ -141,6 +152,8 @@ class Lane:
     def _flush(self) -> None:
         """The next batch, if none is under way."""
         self._flushing = False
+        if self._retry_due and not self._under_way:
+            self._try_again()
         ready, batch, connection = self._backlog.ready, self._under_way, self._tether.connection
         if not ready or batch or connection is None:
             return
@@ -254,7 +267,8 @@ class Lane:
         self._leave()
         if reason:
             self._tether.drop(reason)
-        elif self._backlog.ready:
+            return
+        if self._backlog.ready or self._retry_due:
             self._flush_soon()
 
     # -- what was refused --------------------------------------------------------------------------
@@ -273,6 +287,7 @@ class Lane:
             self._user.look_around(self)
         if found.held:
             self._backlog.hold(found.held)
+            self._retry_due = False
             if self._retry is None:
                 self._retry = self._loop.call_later(next(self._pauses), self._try_again)
         self._backlog.add_first(found.at_once)
@@ -282,11 +297,14 @@ class Lane:
 
     def _try_again(self) -> None:
         self._retry = None
+        if self._under_way or self._flushing:
+            self._retry_due = True  # the last attempt may be among what is under way
+            return
+        self._retry_due = False
         self._backlog.try_again()
         if self._backlog.held:
             self._retry = self._loop.call_later(next(self._pauses), self._try_again)
-        if not self._under_way:
-            self._flush_soon()
+        self._flush_soon()
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -419,6 +437,7 @@ class Lane:
             if timer is not None:
                 timer.cancel()
         self._ticks = self._retry = None
+        self._retry_due = False
 
     def relocate(self) -> None:
         """The node is elsewhere now."""
@@ -451,6 +470,8 @@ class Lane:
         if self._leaving:
             tags, self._leaving = self._leaving, set()
             self._user.left(self, tags)
+            if self._backlog.held and self._retry is None:  # what has come back meanwhile
+                self._retry = self._loop.call_later(next(self._pauses), self._try_again)
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
