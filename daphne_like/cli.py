@@ -20,7 +20,6 @@ traceback of ours. A traceback out of the application's own module is shown abov
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
+from . import elsewhere
 from .configuration import Configuration, resolve
 from .errors import ConfigurationError
 from .options import Option
@@ -256,52 +256,13 @@ def _known(words: list[str], parser: _Parser) -> dict[str, Any]:
             only_names = True
         elif word.startswith("-") and not only_names:
             flag = word.partition("=")[0]
-            raise ConfigurationError(f"unknown option {flag}{_hint(flag, parser)}")
+            hint = elsewhere.hint(flag, parser._option_string_actions)
+            raise ConfigurationError(f"unknown option {flag}{hint}")
         elif "application" in arguments:
             raise ConfigurationError(f"unexpected {word!r}: the application is {arguments['application']!r}")
         else:
             arguments["application"] = word
     return arguments
-
-
-# What uvicorn and gunicorn call what has another name here; docs/how-to/move-from-*.md have the whole of it.
-_ELSEWHERE = {
-    "-c": "--config",
-    "-w": "--workers",
-    "--access-logfile": "--access-log",
-    "--access-logformat": "--access-log-format",
-    "--certfile": "--certificate",
-    "--chdir": "--app-dir",
-    "--host": "--bind",
-    "--keep-alive": "--keep-alive-timeout",
-    "--keyfile": "--private-key",
-    "--limit-concurrency": "--max-concurrent-requests",
-    "--limit-request-fields": "--max-header-count",
-    "--limit-request-line": "--max-target-length",
-    "--log-level": "--verbosity",
-    "--max-requests": "--limit-max-requests",
-    "--max-requests-jitter": "--limit-max-requests-jitter",
-    "--no-server-header": "--no-server-name",
-    "--ssl-certfile": "--certificate",
-    "--ssl-keyfile": "--private-key",
-    "--timeout-graceful-shutdown": "--graceful-timeout",
-    "--timeout-keep-alive": "--keep-alive-timeout",
-    "--timeout-worker-healthcheck": "--worker-stuck-timeout",
-    "--uds": "--unix-socket",
-    "--ws-max-size": "--websocket-max-message-size",
-    "--ws-per-message-deflate": "--no-websocket-compression",
-    "--ws-ping-interval": "--ping-interval",
-    "--ws-ping-timeout": "--ping-timeout",
-}
-
-
-def _hint(flag: str, parser: _Parser) -> str:
-    """What may have been meant by an option that there is not."""
-    here = _ELSEWHERE.get(flag)
-    if here in parser._option_string_actions:
-        return f"; here it is {here}"
-    close = difflib.get_close_matches(flag, parser._option_string_actions, n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _spelt_with_dashes(words: list[str]) -> list[str]:

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import elsewhere
 from .errors import ConfigurationError
 from .options import Option
 from .settings import Settings, options, options_by_name
@@ -137,7 +138,7 @@ def _own_variables(environ: Mapping[str, str]) -> dict[str, str]:
         ):
             continue
         if name not in known:
-            raise ConfigurationError(f"unknown environment variable {name}{_did_you_mean(name, known)}")
+            raise ConfigurationError(f"unknown environment variable {name}{_hint(name, known)}")
         found[name] = text
     return found
 
@@ -150,6 +151,16 @@ def _read_file(name: str) -> dict[str, Any]:
         raise ConfigurationError(f"--config {name}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{name}: not TOML: {error}") from error
+
+
+def _hint(variable: str, known: Iterable[str]) -> str:
+    """As for the option of that name, which may be another server's."""
+    flag = "--" + variable.removeprefix(PREFIX).lower().replace("_", "-")
+    here = elsewhere.NAMES.get(flag)
+    found = next((each.variable for each in options() if each.flag == here), None)
+    if found is not None:
+        return f"; here it is {found}"
+    return f"; {elsewhere.ABSENT[flag]}" if flag in elsewhere.ABSENT else _did_you_mean(variable, known)
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

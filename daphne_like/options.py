@@ -338,8 +338,9 @@ def split_address(text: str) -> tuple[str, int | None]:
         ValueError: with what is wrong about it.
     """
     if "/" in text:
-        unix = "; a Unix socket is --unix-socket PATH" if text.startswith(("/", "unix:")) else ""
-        raise ValueError(f"it is a host or host:port, not a URL or a path{unix}")
+        hint = "; a Unix socket is --unix-socket PATH" if text.startswith(("/", "unix:")) else ""
+        hint = "; a descriptor is --fd NUMBER" if text.startswith("fd:") else hint
+        raise ValueError(f"it is a host or host:port, not a URL or a path{hint}")
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):

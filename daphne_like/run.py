@@ -1,5 +1,6 @@
 """From the words of a command line to a server that runs: what `daphne-like APPLICATION` does."""
 
+import logging
 import os
 
 from daphne_like import logs
@@ -14,6 +15,8 @@ from daphne_like.settings import Settings
 from daphne_like.wsgi import load_application
 
 __all__ = ["ServerWithLayer", "run"]
+
+log = logging.getLogger(logs.SERVER)
 
 
 def run(settings: Settings, application: str | None) -> int:
@@ -45,6 +48,8 @@ def _run_embedded(settings: Settings, application: str) -> int:
         layer = open_layer(settings.layer)
         os.environ[ENVIRONMENT] = settings.layer  # by which the site's CHANNEL_LAYERS gets the same object
     announce(settings)
+    if settings.limit_max_requests or settings.workers_lifetime:
+        log.warning("nothing is replaced: --limit-max-requests and --workers-lifetime are for --workers")
     found = load_application(application, settings)
     logs.enable_loggers()
     server = Server(found, settings)

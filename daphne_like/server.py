@@ -13,6 +13,7 @@ Stopping, within `graceful_timeout`:
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import time
@@ -80,7 +81,10 @@ async def serve_until_told(
             log.info("stopping", extra={"graceful_timeout": settings.graceful_timeout})
         told.set()
 
-    for name, handler in {"SIGTERM": stop_signal, "SIGINT": stop_signal, **signals}.items():
+    handlers: dict[str, Callable[[], None]] = dict.fromkeys(("SIGTERM", "SIGINT"), stop_signal)
+    for name in ("SIGTTIN", "SIGTTOU"):  # by default, they stop a process until SIGCONT
+        handlers[name] = functools.partial(log.info, "there are no workers here", extra={"signal": name})
+    for name, handler in {**handlers, **signals}.items():
         number = getattr(signal, name, None)
         if number is None:
             continue

@@ -90,8 +90,8 @@ class Settings(ClientSettings):
         flags="PEERS",
         listed=True,
         check=check_trusted,
-        help="Peers whose forwarding headers are believed: IP addresses, networks, 'unix', or '*' for all; "
-        "between commas.",
+        help="Peers whose forwarding headers are believed: IP addresses, networks, 'unix' for Unix sockets that "
+        "--unix-socket has not opened, or '*' for all; between commas.",
         why="A proxy on the same machine. Daphne believed everybody, which lets a client choose its address.",
     )
 

@@ -279,7 +279,8 @@ class Supervisor:
             try:
                 await child.start()
             except OSError as error:
-                raise StartupFailed(f"cannot start a worker: {error.strerror or error}") from error
+                what = f"{error.filename}: " if error.filename else ""
+                raise StartupFailed(f"cannot start a worker: {what}{error.strerror or error}") from error
             if child.unwanted:
                 child.kill()
             await child.wait_ready(self._settings.worker_start_timeout)

@@ -55,6 +55,7 @@ FLOORS = {
     "http": 1,
     "websocket": 1,
     "configuration": 0,
+    "elsewhere": 0,
     "errors": 0,
     "importing": 0,
     "reporting": 0,

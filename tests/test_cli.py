@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import daphne_like
-from daphne_like import cli
+from daphne_like import cli, elsewhere
 from daphne_like.configuration import resolve
 from daphne_like.errors import ConfigurationError, StartupFailed
 from daphne_like.settings import Settings, options
@@ -243,6 +243,10 @@ WRONG = [
     (f"-x {SITE}", "unknown option -x"),
     (f"--uds /run/s {SITE}", "unknown option --uds; here it is --unix-socket"),
     (f"-w 4 {SITE}", "unknown option -w; here it is --workers"),
+    (f"--limit-request-field_size 100 {SITE}", "here it is --max-head-size"),
+    (f"--preload {SITE}", "unknown option --preload; each worker imports the application"),
+    (f"-k gthread {SITE}", "unknown option -k; there is nothing to choose here"),
+    (f"-b fd://3 {SITE}", "a descriptor is --fd NUMBER"),
     (f"-b unix:/run/s {SITE}", "a Unix socket is --unix-socket PATH"),
     (f"--verb 2 {SITE}", "unknown option --verb; did you mean"),
     (f"--port http {SITE}", "--port: 'http' is not a whole number"),
@@ -259,7 +263,11 @@ def test_other_servers_options_are_named_as_on_their_pages():
     pages = [ROOT / "docs" / "how-to" / f"move-from-{name}.md" for name in ("uvicorn", "gunicorn")]
     rows = [row.split("|") for page in pages for row in page.read_text().splitlines() if row.startswith("|")]
     ours = cli._parser()._option_string_actions
-    for there, here in cli._ELSEWHERE.items():
+    for there in elsewhere.ABSENT:
+        assert there not in ours
+        assert any(re.search(rf"(?:`|[ ]){there}(?![\w-])", row[1]) for row in rows), f"no row has {there}"
+    for there, here in elsewhere.NAMES.items():
+        there = there.replace("field-size", "field_size")  # gunicorn's own spelling
         assert there not in ours
         spelt = "|".join(map(re.escape, ours[here].option_strings))
         assert any(
@@ -284,6 +292,21 @@ def test_unknown_variable_is_one_line_and_exit_code_2(served, capsys, monkeypatc
     monkeypatch.setenv("DAPHNE_LIKE_MAX_BODY", "1")
     assert cli.main([SITE]) == 2
     assert "unknown environment variable DAPHNE_LIKE_MAX_BODY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("HOST", "here it is DAPHNE_LIKE_BIND"),
+        ("LOG_LEVEL", "here it is DAPHNE_LIKE_VERBOSITY"),
+        ("LOOP", "there is nothing to choose here"),
+        ("MAX_BODY_SIZ", "did you mean DAPHNE_LIKE_MAX_BODY_SIZE?"),
+    ],
+)
+def test_other_servers_variables_are_named(name, said, served, capsys, monkeypatch):
+    monkeypatch.setenv(f"DAPHNE_LIKE_{name}", "1")
+    assert cli.main([SITE]) == 2
+    assert f"unknown environment variable DAPHNE_LIKE_{name}; {said}" in capsys.readouterr().err
 
 
 FAILURES = [

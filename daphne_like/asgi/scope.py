@@ -109,11 +109,12 @@ def _apply_forwarded(scope: dict[str, Any], context: ServerContext) -> None:
     headers: Headers = scope["headers"]
     host_header = settings.proxy_headers_host.lower().encode("latin-1")
     port_header = settings.proxy_headers_port.lower().encode("latin-1") or None
+    trusted = context.trusted_by(scope["server"])
     told = forwarded.apply(
-        headers, scope["client"], trusted=context.trusted, host_header=host_header, port_header=port_header
+        headers, scope["client"], trusted=trusted, host_header=host_header, port_header=port_header
     )
     if told is None:
-        if not context.warned_of_proxy and not context.trusted.trusts(scope["client"]):
+        if not context.warned_of_proxy and not trusted.trusts(scope["client"]):
             name = forwarded.first_forwarding_header(
                 headers, host_header=host_header, port_header=port_header
             )

@@ -178,7 +178,8 @@ class ServerContext:
     keep_alive: float = field(init=False)
     limits: Limits = field(init=False)
     access_log: AccessLog = field(init=False)
-    trusted: TrustedPeers = field(init=False)
+    _named: TrustedPeers = field(init=False)
+    _named_and_unix: TrustedPeers = field(init=False)
     max_requests: int | None = field(init=False)
     http_timeout: float | None = field(init=False)
     root_path: str = field(init=False)
@@ -197,7 +198,8 @@ class ServerContext:
             settings.max_body_size,
         )
         self.access_log = AccessLog(settings)
-        self.trusted = TrustedPeers(settings.forwarded_allow_ips, unix=settings.proxy_headers)
+        self._named = TrustedPeers(settings.forwarded_allow_ips)
+        self._named_and_unix = TrustedPeers(settings.forwarded_allow_ips, unix=settings.proxy_headers)
         # Looked at for each request.
         self.keep_alive = self.settings.keep_alive_timeout or NEVER
         self.max_requests = self.settings.max_concurrent_requests
@@ -209,6 +211,11 @@ class ServerContext:
         self.takes_shortcuts = self.tells_departure or self.direct is not None
         probes = [path for path in (settings.health_path, settings.ready_path) if path]
         self.probes = (*probes, *(settings.root_path + path for path in probes))
+
+    def trusted_by(self, server: ServerAddress | None) -> TrustedPeers:
+        """Whose forwarding fields are believed on connections to *server*: on own Unix sockets, all peers'."""
+        is_own = server is not None and server[1] is None and server[0] in self.settings.unix_socket
+        return self._named_and_unix if is_own else self._named
 
     def is_full_for(self, event: RequestReceived) -> bool:
         """--max-concurrent-requests is reached. Probes of the server itself come in: who is busy is not ill."""

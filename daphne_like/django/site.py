@@ -45,7 +45,7 @@ def application_name() -> str | None:
     """
     named = getattr(settings, "ASGI_APPLICATION", None)
     if named is not None:
-        if not isinstance(named, str) or "." not in named:
+        if not isinstance(named, str) or "." not in named or ":" in named:
             raise ImproperlyConfigured(
                 f"ASGI_APPLICATION is {named!r}; it should be a dotted path such as 'mysite.asgi.application'."
             )

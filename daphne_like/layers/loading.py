@@ -298,6 +298,8 @@ def _find_plugin(scheme: str, url: str) -> Callable[..., Any]:
     if not found:
         others = sorted(metadata.entry_points(group=ENTRY_POINTS).names)
         known = ", ".join(["memory", "ipc", "redis", *others])
+        if scheme == "redis":
+            raise ConfigurationError(f"layer {url!r}: a URL of it is redis://HOST[:PORT][/DATABASE]")
         raise ConfigurationError(
             f"layer {url!r}: nothing is called {scheme!r}; there are {known}, and dotted paths of classes"
         )

@@ -226,9 +226,11 @@ def test_trusted_peers_can_be_named():
 
 def test_unix_peers_are_trusted_with_proxy_headers():
     """NGINX in front of a Unix socket, as Daphne's documentation has it."""
-    scope = scope_of(FORWARDED, *UNIX, proxy_headers=True)
+    scope = scope_of(FORWARDED, *UNIX, proxy_headers=True, unix_socket=("run/site.sock",))
     assert scope["client"] == ("198.51.100.7", 4711)
     assert scope["server"] == ("run/site.sock", None)
+    scope = scope_of(FORWARDED, *UNIX, proxy_headers=True)  # somebody else has opened it
+    assert scope["client"] is None
 
 
 def test_websocket_behind_a_tls_proxy_is_wss():

@@ -37,6 +37,7 @@ PLAIN = f"{APPLICATIONS}.plain:application"
         (["-u", "/nonexistent/directory/socket", PLAIN], 3, "No such file or directory"),
         (["--fd", "97", PLAIN], 3, "--fd 97: Bad file descriptor"),
         (["-e", "carrier-pigeon:8000", PLAIN], 2, "--endpoint carrier-pigeon:8000"),
+        (["-e", "systemd:domain=INET:index=0", PLAIN], 2, "there is no such socket"),
         (["-e", "ssl:0:privateKey=absent.pem", PLAIN], 3, "cannot listen on ssl:0:privateKey=absent.pem"),
         (["-b", "192.0.2.1", "-p", "0", PLAIN], 3, "cannot listen on 192.0.2.1:0"),
         (["--access-log", "/nonexistent/access.log", PLAIN], 3, "--access-log /nonexistent/access.log"),

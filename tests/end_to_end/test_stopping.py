@@ -48,6 +48,15 @@ async def test_restart_under_load_loses_no_request(target: str) -> None:
         assert set(load.bodies) == pids
 
 
+@pytest.mark.parametrize("number", [signal.SIGTTIN, signal.SIGTTOU])
+def test_signals_for_workers_do_not_stop_a_server_without(number: signal.Signals) -> None:
+    """By default they stop the process until SIGCONT, and SIGTERM would have to wait for that."""
+    with serving("-p", "0", PLAIN) as server:
+        server.signal(number)
+        server.stderr.wait_for("there are no workers here")
+        assert fetch(server.port).status == 200
+
+
 async def test_stop_under_load_resets_nobody(workers: tuple[str, ...]) -> None:
     """
     Without a successor: every response that has begun arrives whole, and the rest of the clients find the

@@ -13,6 +13,7 @@ import pytest
 from daphne_like import Server, Settings
 from daphne_like.errors import ConfigurationError, StartupFailed
 from daphne_like.net.sockets import bind_tcp, bind_unix, inherit, remove_unix
+from tests.asgi.conversation import GET
 from tests.net.real import ask, echo_scope, port_of, scope_told, served
 
 
@@ -124,6 +125,34 @@ async def test_unix_socket(tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o666
         assert server.addresses == [f"unix:{path}"]
     assert not path.exists()
+
+
+FORWARDED = GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n")
+
+
+async def client_told(server):
+    return json.loads((await ask(server, FORWARDED)).body)["client"]
+
+
+async def test_peers_of_unix_sockets_that_we_have_opened_are_believed(tmp_path):
+    async with served(unix_socket=(str(tmp_path / "site.sock"),), proxy_headers=True) as server:
+        assert await client_told(server) == ["192.0.2.1", 0]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["not named", "named"])
+@pytest.mark.parametrize("kind", ["descriptor", "endpoint"])
+async def test_peers_of_other_unix_sockets_have_to_be_named(tmp_path, kind, named):
+    """Whoever has opened it has said who may connect, and to what end we do not know."""
+    path = str(tmp_path / "other.sock")
+    trusted = ("127.0.0.1", "unix") if named else ("127.0.0.1",)
+    with socket.socket(socket.AF_UNIX) as sock:
+        if kind == "descriptor":
+            sock.bind(path)
+            where = {"file_descriptor": (sock.fileno(),)}
+        else:
+            where = {"endpoint": (f"unix:{path}",)}
+        async with served(**where, proxy_headers=True, forwarded_allow_ips=trusted) as server:
+            assert await client_told(server) == (["192.0.2.1", 0] if named else None)
 
 
 async def test_unix_socket_mode(tmp_path):

@@ -114,7 +114,9 @@ def _layer_opener(named: str | None, settings: Settings) -> Callable[[], BaseCha
         return lambda: _layer_of_site(alias)
     url = named if named is not None else settings.layer
     if url is None:
-        raise CommandError("You do not have any CHANNEL_LAYERS configured.")
+        raise CommandError(
+            "You do not have any CHANNEL_LAYERS configured. Name the server's: --layer ipc:PATH, or redis://HOST."
+        )
     if ":" not in url and "." not in url:
         known = ", ".join(map(repr, described)) or "none"
         raise CommandError(f"--layer {url}: CHANNEL_LAYERS has no such alias ({known}), and a URL it is not.")
