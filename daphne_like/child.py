@@ -28,7 +28,7 @@ from .errors import ConfigurationError, DaphneLikeError, StartupFailed
 from .settings import Settings
 from .worker_link import MAX_LINE, InHand, packed
 
-__all__ = ["Beat", "Child", "ChildUser", "Placement", "ending", "log_failure", "log_text", "orders_for"]
+__all__ = ["Beat", "Child", "ChildUser", "Placement", "log_failure", "log_text", "orders_for"]
 
 log = logging.getLogger(logs.SERVER)
 
@@ -134,6 +134,7 @@ class Child:
         self.exit_code: int | None = None
         self.quota = 0
         self.unwanted = False
+        self._killed = False
         self.ready_at = self.beat_at = 0.0
         self.beat: Beat | None = None
         self._orders = orders
@@ -222,7 +223,7 @@ class Child:
             raise self._failure
         if self.exit_code is not None:  # which was told before anybody could know that it was ready
             when = "as soon as" if self.name else "before"
-            raise StartupFailed(f"a worker ended {when} it was ready ({ending(self.exit_code)})")
+            raise StartupFailed(f"a worker ended {when} it was ready ({self.how_it_ended})")
 
     async def wait_ended(self, timeout: float | None = None) -> bool:
         """Whether it has ended within *timeout* seconds."""
@@ -241,7 +242,15 @@ class Child:
 
     def kill(self) -> None:
         """End it at once."""
+        self._killed = self.running
         self._signal(signal.SIGKILL)
+
+    @property
+    def how_it_ended(self) -> str:
+        """In words. Nobody is to look for the one who killed it, if that was us."""
+        if self._killed and self.exit_code == -signal.SIGKILL:
+            return "killed by the server"
+        return _ending(self.exit_code)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self.running:
@@ -352,7 +361,7 @@ class Child:
         self._user.child_ended(self)
 
 
-def ending(code: int | None) -> str:
+def _ending(code: int | None) -> str:
     """An exit code in words: "exit code 1", "killed by SIGKILL"."""
     if code is None:
         return "still running"

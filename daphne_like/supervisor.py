@@ -30,7 +30,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import logs
-from .child import WORKER, Child, Placement, ending, log_failure, log_text
+from .child import WORKER, Child, Placement, log_failure, log_text
 from .errors import ConfigurationError, DaphneLikeError, StartupFailed
 from .settings import Settings
 from .worker_link import BEAT_INTERVAL
@@ -332,11 +332,11 @@ class Supervisor:
         if child in self._leaving:
             self._leaving.discard(child)
             if child.name:
-                log.info("worker ended", extra={**child.described, "how": ending(child.exit_code)})
+                log.info("worker ended", extra={**child.described, "how": child.how_it_ended})
         if child not in self._serving:
             return
         self._serving.remove(child)
-        how = ending(child.exit_code)
+        how = child.how_it_ended
         log.error("a worker died", extra={**child.described, "how": how})
         if asyncio.get_running_loop().time() - child.ready_at < LASTED:
             self._failed(how)
