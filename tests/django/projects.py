@@ -226,8 +226,10 @@ class Project:
         self.replace(name, old, new)
 
         def seen() -> bool:
+            if server.stderr.text.count("changed, reloading.") >= count:
+                return True  # and not touched once more, which the next start would take for a change
             os.utime(self.directory / name)
-            return server.stderr.text.count("changed, reloading.") >= count
+            return False
 
         eventually(seen)
 
