@@ -242,7 +242,7 @@ class Child:
 
     def kill(self) -> None:
         """End it at once."""
-        self._killed = self.running
+        self._killed = self._killed or self.running
         self._signal(signal.SIGKILL)
 
     @property

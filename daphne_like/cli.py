@@ -256,7 +256,9 @@ def _known(words: list[str], parser: _Parser) -> dict[str, Any]:
             only_names = True
         elif word.startswith("-") and not only_names:
             flag = word.partition("=")[0]
-            hint = elsewhere.hint(flag, parser._option_string_actions)
+            ours = parser._option_string_actions
+            hint = elsewhere.hint(flag, {each: each for each in ours})
+            hint = hint or elsewhere.did_you_mean(flag, ours, cutoff=0.7)
             raise ConfigurationError(f"unknown option {flag}{hint}")
         elif "application" in arguments:
             raise ConfigurationError(f"unexpected {word!r}: the application is {arguments['application']!r}")

@@ -17,7 +17,6 @@ DAPHNE_LIKE_SERVICE_HOST and their kind into the environment of its neighbours; 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -86,7 +85,7 @@ def resolve(
     for name in keys:
         if name not in options_by_name():
             known = [*options_by_name(), "application"]
-            raise ConfigurationError(f"{file_name}: unknown key {name}{_did_you_mean(name, known)}")
+            raise ConfigurationError(f"{file_name}: unknown key {name}{elsewhere.did_you_mean(name, known)}")
     for each in options():
         if each.name in keys:
             values[each.name] = each.checked(keys[each.name], f"{file_name}: {each.name}")
@@ -156,13 +155,5 @@ def _read_file(name: str) -> dict[str, Any]:
 def _hint(variable: str, known: Iterable[str]) -> str:
     """As for the option of that name, which may be another server's."""
     flag = "--" + variable.removeprefix(PREFIX).lower().replace("_", "-")
-    here = elsewhere.NAMES.get(flag)
-    found = next((each.variable for each in options() if each.flag == here), None)
-    if found is not None:
-        return f"; here it is {found}"
-    return f"; {elsewhere.ABSENT[flag]}" if flag in elsewhere.ABSENT else _did_you_mean(variable, known)
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    variables = {each.flag: each.variable for each in options()}
+    return elsewhere.hint(flag, variables) or elsewhere.did_you_mean(variable, known)

@@ -5,9 +5,9 @@ Shown where one is given, and in docs/how-to/move-from-*.md, which a test compar
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-__all__ = ["ABSENT", "NAMES", "hint"]
+__all__ = ["ABSENT", "NAMES", "did_you_mean", "hint"]
 
 # Of options that there are here.
 NAMES = {
@@ -82,13 +82,20 @@ ABSENT = {
 }
 
 
-def hint(flag: str, known: Iterable[str]) -> str:
-    """What may have been meant by *flag*, which is none of *known*; "" where nobody can say."""
-    flags = list(known)
-    here = NAMES.get(flag)
-    if here in flags:
-        return f"; here it is {here}"
-    if flag in ABSENT:
-        return f"; {ABSENT[flag]}"
-    close = difflib.get_close_matches(flag, flags, n=1, cutoff=0.7)
+def hint(flag: str, here: Mapping[str, str]) -> str:
+    """
+    What is said of *flag*, an option that there is not; "" where it is no other server's either.
+
+    Args:
+        here: by their flags, what our options are called where it was given: flags, or variables.
+    """
+    name = here.get(NAMES.get(flag, ""))
+    if name is not None:
+        return f"; here it is {name}"
+    return f"; {ABSENT[flag]}" if flag in ABSENT else ""
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """What may have been meant by *word*, which is none of *known*; "" where nobody can say."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""

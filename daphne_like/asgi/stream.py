@@ -199,7 +199,7 @@ class ServerContext:
         )
         self.access_log = AccessLog(settings)
         self._named = TrustedPeers(settings.forwarded_allow_ips)
-        self._named_and_unix = TrustedPeers(settings.forwarded_allow_ips, unix=settings.proxy_headers)
+        self._named_and_unix = TrustedPeers(settings.forwarded_allow_ips, unix=True)
         # Looked at for each request.
         self.keep_alive = self.settings.keep_alive_timeout or NEVER
         self.max_requests = self.settings.max_concurrent_requests

@@ -110,9 +110,11 @@ class Listeners:
 
         try:
             endpoint = endpoints.serverFromString(self._reactor(), string)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            if isinstance(error, IndexError):  # systemd: looks for a socket by its name, or by its number
-                error = ValueError("there is no such socket, or a word is missing")
+        except IndexError:  # systemd: looks for a socket by its name, or by its number
+            raise ConfigurationError(
+                f"--endpoint {string}: there is no such socket, or a word is missing"
+            ) from None
+        except (ValueError, TypeError, KeyError) as error:
             raise ConfigurationError(f"--endpoint {string}: {error}") from None
         except OSError as error:  # ssl: reads its files here
             raise StartupFailed(f"cannot listen on {string}: {error}") from None

@@ -22,7 +22,7 @@ async def test_refused_for_a_while_and_then_answered_slowly() -> None:
         node.refusal = ""
         node.answering.clear()
         pushed.append(push(engine, "other", 0))
-        await asyncio.sleep(0.15)  # several pauses
+        await until(lambda: lane._retry_due)
         node.answering.set()
         await asyncio.gather(*pushed)
         assert cluster.done["t"] == [0, 1, 2, 3, 4]

@@ -97,12 +97,17 @@ async def test_client_that_does_not_read_at_all_is_dropped_while_its_connection_
         await client
 
 
+def by_hand(trusting):
+    """A client's TLS, and what comes in for it and goes out: the test carries the octets."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    return trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1"), incoming, outgoing
+
+
 async def test_hello_in_single_octets(tmp_path):
     settings, trusting = secured(tmp_path)
     async with served(**settings) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        client, incoming, outgoing = by_hand(trusting)
         while True:
             with contextlib.suppress(ssl.SSLWantReadError):
                 client.do_handshake()
@@ -154,8 +159,7 @@ async def test_handshake_under_way_when_the_server_stops_becomes_a_request(tmp_p
     settings, trusting = secured(tmp_path)
     async with served(**settings) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        client, incoming, outgoing = by_hand(trusting)
         with contextlib.suppress(ssl.SSLWantReadError):
             client.do_handshake()
         writer.write(outgoing.read())

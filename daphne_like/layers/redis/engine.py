@@ -362,12 +362,13 @@ class Engine:
 
     def _give(self, calls: Iterable[Call], lane_of: Callable[[Call], Lane]) -> None:
         """To the lanes that are theirs now."""
+        if self.closed:
+            for call in calls:
+                self._end(call, LayerUnavailable(CLOSED))
+            return
         by_lane: dict[Lane, list[Call]] = {}
         for call in calls:
-            if self.closed:
-                self._end(call, LayerUnavailable(CLOSED))
-            else:
-                by_lane.setdefault(lane_of(call), []).append(call)
+            by_lane.setdefault(lane_of(call), []).append(call)
         for lane, found in by_lane.items():
             for call in found:
                 if self._away.get(call) is lane:

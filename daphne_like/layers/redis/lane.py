@@ -288,8 +288,7 @@ class Lane:
         if found.held:
             self._backlog.hold(found.held)
             self._retry_due = False
-            if self._retry is None:
-                self._retry = self._loop.call_later(next(self._pauses), self._try_again)
+            self._try_again_later()
         self._backlog.add_first(found.at_once)
         if found.moved:
             self._user.moved(self, found.moved)
@@ -302,9 +301,12 @@ class Lane:
             return
         self._retry_due = False
         self._backlog.try_again()
-        if self._backlog.held:
-            self._retry = self._loop.call_later(next(self._pauses), self._try_again)
+        self._try_again_later()
         self._flush_soon()
+
+    def _try_again_later(self) -> None:
+        if self._backlog.held and self._retry is None:
+            self._retry = self._loop.call_later(next(self._pauses), self._try_again)
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -470,8 +472,7 @@ class Lane:
         if self._leaving:
             tags, self._leaving = self._leaving, set()
             self._user.left(self, tags)
-            if self._backlog.held and self._retry is None:  # what has come back meanwhile
-                self._retry = self._loop.call_later(next(self._pauses), self._try_again)
+            self._try_again_later()  # what has come back meanwhile
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
