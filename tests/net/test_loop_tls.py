@@ -211,6 +211,7 @@ async def test_client_that_leaves_before_the_handshake_leaves_nothing(tmp_path):
         async with connect(server, ssl=trusting) as (reader, writer):  # the others were accepted before it
             writer.write(GET)
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        del reader, writer  # they hold the client's own
         async with asyncio.timeout(10):  # a third of the handshake's time
             while kept() > before:
                 gc.collect()
